@@ -1,0 +1,248 @@
+"""Block devices: what they are, who holds them, and how I/O reaches them.
+
+Three kinds of code meet here. A *bdev module* (malloc, aio, nvme …) subclasses :class:`Bdev` and implements
+:meth:`Bdev.submit`. A *consumer* (an NVMe-oF namespace, a vhost controller, another bdev) opens a bdev through
+:class:`BdevRegistry` and gets a :class:`Descriptor`, whose :meth:`Descriptor.io` is the only way to do I/O. The registry
+tells consumers when a bdev is resized or goes away.
+
+I/O is by callback rather than by coroutine: one coroutine per 4 KiB request would cost more than the request.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import uuid as uuid_module
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Op(enum.IntEnum):
+    READ = 1
+    WRITE = 2
+    WRITE_ZEROES = 3
+    UNMAP = 4
+    FLUSH = 5
+    RESET = 6
+    COMPARE = 7
+
+
+class Status(enum.IntEnum):
+    """The result of one I/O: an NVMe status, ``status code type << 8 | status code`` (NVMe base specification, 3.3.3.2)."""
+
+    SUCCESS = 0x000
+    INVALID_OPCODE = 0x001
+    INVALID_FIELD = 0x002
+    INTERNAL_ERROR = 0x006
+    ABORTED = 0x007
+    LBA_OUT_OF_RANGE = 0x080
+    COMPARE_FAILURE = 0x285
+    WRITE_FAULT = 0x280
+    READ_ERROR = 0x281
+
+
+class BdevIo:
+    """One request on its way to a bdev.
+
+    ``offset`` and ``length`` are in bytes and whole blocks. ``iov`` is a list of memoryviews (or bytearrays) that together
+    hold ``length`` bytes: to be filled by a READ, to be taken from by a WRITE or COMPARE, empty for all else. The buffers
+    stay valid until :meth:`complete` is called, which has to happen exactly once, maybe before ``submit`` returns.
+    """
+
+    __slots__ = ("op", "offset", "length", "iov", "done")
+
+    def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
+        self.op = op
+        self.offset = offset
+        self.length = length
+        self.iov = iov
+        self.done = done
+
+    def complete(self, status: int = Status.SUCCESS) -> None:
+        self.done(status)
+
+
+class BdevEvent(enum.Enum):
+    REMOVE = "remove"
+    RESIZE = "resize"
+
+
+class Descriptor:
+    """A consumer's hold on a bdev. ``on_event(event, bdev)`` is called on resize and on removal.
+
+    On REMOVE the consumer has to :meth:`close`; the bdev is gone when the last descriptor is closed.
+    """
+
+    def __init__(self, bdev: Bdev, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> None:
+        self.bdev = bdev
+        self.write = write
+        self.on_event = on_event
+        self.closed = False
+
+    def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
+        """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
+        bdev = self.bdev
+        if self.closed or bdev.removing:
+            done(Status.ABORTED)
+            return
+        if op not in bdev.supported:
+            done(Status.INVALID_OPCODE)
+            return
+        if (offset | length) & (bdev.block_size - 1) if bdev.block_size_is_power_of_two else (
+            offset % bdev.block_size or length % bdev.block_size
+        ):
+            done(Status.INVALID_FIELD)
+            return
+        if offset + length > bdev.size:
+            done(Status.LBA_OUT_OF_RANGE)
+            return
+        bdev.start(BdevIo(op, offset, length, iov, done))
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.bdev.descriptors.discard(self)
+            self.bdev.on_close()
+
+
+class Bdev:
+    """The base of every block device. Subclasses set ``product_name`` and ``supported`` and implement :meth:`submit`."""
+
+    product_name = "Block device"
+    module = "none"
+    supported: frozenset[Op] = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET})
+
+    def __init__(
+        self,
+        name: str,
+        block_size: int,
+        num_blocks: int,
+        uuid: uuid_module.UUID | None = None,
+        aliases: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.uuid = uuid or uuid_module.uuid4()
+        self.aliases = [*aliases, str(self.uuid)]
+        self.block_size = block_size
+        self.block_size_is_power_of_two = block_size & (block_size - 1) == 0
+        self.num_blocks = num_blocks
+        self.descriptors: set[Descriptor] = set()
+        self.claimed_by: str | None = None
+        self.removing = False
+        self.on_close: Callable[[], None] = lambda: None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.block_size * self.num_blocks
+
+    def submit(self, io: BdevIo) -> None:
+        """Do one I/O that is already known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
+        raise NotImplementedError
+
+    def start(self, io: BdevIo) -> None:
+        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
+        self.submit(io)
+
+    def driver_specific(self) -> dict[str, Any]:
+        """The object under ``driver_specific`` in ``bdev_get_bdevs``."""
+        return {}
+
+    def destroy(self) -> None:
+        """Release what the bdev holds (files, memory). Called once, after the last descriptor is closed."""
+
+
+class BdevError(Exception):
+    """A registry operation that cannot be done; ``number`` is the errno that SPDK returns for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class BdevRegistry:
+    """All bdevs of one process, by name and alias, in order of registration."""
+
+    def __init__(self) -> None:
+        self._bdevs: dict[str, Bdev] = {}
+        self._names: dict[str, Bdev] = {}
+        self.watchers: list[Callable[[str, Bdev], None]] = []
+        """Called with ``bdev_register``, ``bdev_unregister`` or ``bdev_resize`` (the notify family listens)."""
+
+    def __iter__(self) -> Iterator[Bdev]:
+        return iter(list(self._bdevs.values()))
+
+    def find(self, name: str) -> Bdev | None:
+        """The bdev of that name or alias (a UUID counts in lower case)."""
+        return self._names.get(name) or self._names.get(name.lower())
+
+    def get(self, name: str) -> Bdev:
+        """As :meth:`find`, but raises ``BdevError(ENODEV)``."""
+        bdev = self.find(name)
+        if bdev is None:
+            raise BdevError(errno.ENODEV)
+        return bdev
+
+    def register(self, bdev: Bdev) -> None:
+        names = [bdev.name, *bdev.aliases]
+        if any(name in self._names for name in names):
+            raise BdevError(errno.EEXIST)
+        self._bdevs[bdev.name] = bdev
+        for name in names:
+            self._names[name] = bdev
+        self._tell("bdev_register", bdev)
+
+    def open(self, name: str, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> Descriptor:
+        """Raises ``BdevError``: ENODEV; EPERM if ``write`` is wanted and somebody else has claimed the bdev."""
+        bdev = self.get(name)
+        if bdev.removing:
+            raise BdevError(errno.ENODEV)
+        if write and bdev.claimed_by:
+            raise BdevError(errno.EPERM)
+        descriptor = Descriptor(bdev, write, on_event)
+        bdev.descriptors.add(descriptor)
+        return descriptor
+
+    def claim(self, descriptor: Descriptor, owner: str) -> None:
+        """Exclusive write access. Raises ``BdevError(EPERM)`` if it is claimed already."""
+        if descriptor.bdev.claimed_by:
+            raise BdevError(errno.EPERM)
+        descriptor.bdev.claimed_by = owner
+
+    def release(self, descriptor: Descriptor) -> None:
+        descriptor.bdev.claimed_by = None
+
+    def resize(self, bdev: Bdev, num_blocks: int) -> None:
+        bdev.num_blocks = num_blocks
+        self._tell("bdev_resize", bdev)
+        self._tell_holders(BdevEvent.RESIZE, bdev)
+
+    def unregister(self, bdev: Bdev, done: Callable[[], None] = lambda: None) -> None:
+        """Take the bdev away: holders get REMOVE; ``done`` is called when the last of them has closed."""
+        bdev.removing = True
+
+        def finish() -> None:
+            if bdev.descriptors or self._bdevs.get(bdev.name) is not bdev:
+                return
+            del self._bdevs[bdev.name]
+            for name in [key for key, value in self._names.items() if value is bdev]:
+                del self._names[name]
+            bdev.destroy()
+            self._tell("bdev_unregister", bdev)
+            done()
+
+        bdev.on_close = finish
+        self._tell_holders(BdevEvent.REMOVE, bdev)
+        finish()
+
+    def _tell(self, event: str, bdev: Bdev) -> None:
+        for watcher in self.watchers:
+            watcher(event, bdev)
+
+    def _tell_holders(self, event: BdevEvent, bdev: Bdev) -> None:
+        waiting = deque(bdev.descriptors)
+        while waiting:
+            descriptor = waiting.popleft()
+            if not descriptor.closed:
+                descriptor.on_event(event, bdev)
