@@ -1,0 +1,67 @@
+# Two commands: "make demo" does the main job, "make test" passes all tests. Both set up what they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := build/venv
+PYTHON := $(VENV)/bin/python
+PLAYBOOK := $(VENV)/bin/ansible-playbook
+COLLECTIONS := build/collections
+INVENTORY ?= inventories/simulation
+ENGINE ?= emulator
+
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/$(COLLECTIONS)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
+
+.PHONY: demo
+demo: setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
+	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE)
+
+.PHONY: test
+test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)
+	@$(PYTHON) tests/run $(SUITES)
+
+.PHONY: bench
+bench: setup setup-test ## Measure; writes build/bench.json
+	@$(PYTHON) tests/bench/run
+
+.PHONY: lab disks
+lab: setup ## Deploy the lab and leave it running
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/lab.yml playbooks/deploy.yml
+disks: setup ## Converge the virtual disks of the inventory
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/disks.yml
+
+.PHONY: clean-lab
+clean-lab: setup ## Remove every container, network, volume and process of the lab, and nothing else
+	@$(PLAYBOOK) -i $(INVENTORY) playbooks/teardown.yml
+
+.PHONY: clean
+clean: ## Remove what the commands above built in this checkout
+	rm -rf build
+
+.PHONY: setup setup-test
+setup: build/apt.stamp build/venv.stamp $(COLLECTIONS)/ansible_collections/ipdk/storage
+setup-test: build/apt-test.stamp
+
+# Missing packages only, so that an ordinary user can work where an administrator has installed them.
+build/apt.stamp build/apt-test.stamp: bindep.txt scripts/apt-install
+	@mkdir -p build
+	@scripts/apt-install $(if $(findstring test,$@),test)
+	@touch $@
+
+build/venv.stamp: requirements.txt build/apt.stamp
+	@echo "Installing the Python packages of requirements.txt into $(VENV)"
+	@/usr/bin/env python3 -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# Ansible finds a collection by its path: …/ansible_collections/ipdk/storage
+$(COLLECTIONS)/ansible_collections/ipdk/storage:
+	@mkdir -p $(@D)
+	@ln -sfn $(CURDIR) $@
