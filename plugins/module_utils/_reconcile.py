@@ -1,0 +1,260 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one engine: what is wanted against what is there → ordered changes → applied, or predicted.
+
+A *family* (see ``_resources.py``) knows a kind of object: how to read it and, as a pure function, which changes lead from
+what was read to what is wanted. The engine knows the rest, once for all families: stages, pipelining, check mode, diff,
+partial failure, and what to make of a failure when somebody else was faster.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Callable, Hashable, Iterable, Mapping, Protocol, Sequence
+
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import ConnectionFailed, Error, Timeout
+
+Path = tuple  # of str: where a thing is in the view, such as ("nqn.2022-06.io.ipdk:st1:ipu1", "namespaces", "3")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One step. ``calls`` are made one after another; changes of one ``stage`` do not depend on each other.
+
+    ``path`` says where in the view the thing is and ``after`` what is there when the change is made (None: nothing).
+    A change is not tried when one at its own path, or above it, or at one of ``needs``, has failed before.
+    """
+
+    action: str  # create, update, delete
+    kind: str
+    name: str
+    path: Path
+    after: Any
+    calls: tuple[tuple[str, Mapping[str, Any] | None], ...]
+    stage: int = 0
+    needs: tuple[Path, ...] = ()
+
+    def entry(self, reason: str | None = None) -> dict[str, str]:
+        """The change as data, for a module's result."""
+        entry = {"action": self.action, "kind": self.kind, "name": self.name}
+        if reason is not None:
+            entry["reason"] = reason
+        return entry
+
+
+@dataclass
+class Plan:
+    """What a family makes of wanted and current state.
+
+    ``view``: the declared objects as they are now, in plain data fit for a diff; a thing that is not there is left out.
+    ``refusals``: what cannot be reached in place or would destroy something; ``(path, sentence)``. Any refusal stops all.
+    """
+
+    view: dict[str, Any] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    refusals: list[tuple[Path, str]] = field(default_factory=list)
+
+
+class Executor(Protocol):
+    """What makes the calls: a ``_jsonrpc.Client``, or anything with its ``pipeline``."""
+
+    def pipeline(self, calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Results, or instances of ``_jsonrpc.Error``, in the order of the calls."""
+
+
+class Family(Protocol):
+    """A kind of object."""
+
+    def read(self, executor: Any) -> Any:
+        """What is there now. Raises ``_jsonrpc.Error``: no answer is unknown, never empty."""
+
+    def plan(self, wanted: Sequence[Mapping[str, Any]], current: Any) -> Plan:
+        """Pure: what leads from ``current`` to ``wanted``, and nothing when there is nothing to do."""
+
+
+class Refused(Exception):
+    """What is wanted cannot be done; nothing was changed. ``problems`` has one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+@dataclass
+class Outcome:
+    """What was done, or in check mode would be."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    applied: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    not_tried: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.applied)
+
+    def summary(self) -> str:
+        """One line for a failure's message; empty when nothing failed."""
+        if not self.failed:
+            return ""
+        parts = ["%s %s %s: %s" % (e["action"], e["kind"], e["name"], e["reason"]) for e in self.failed[:5]]
+        if len(self.failed) > 5:
+            parts.append("and %d more" % (len(self.failed) - 5))
+        counts = "%d applied, %d failed, %d not tried" % (len(self.applied), len(self.failed), len(self.not_tried))
+        return "%s: %s" % (counts, "; ".join(parts))
+
+    def result(self) -> dict[str, Any]:
+        """The part of a module's result that every family has. (``failed`` at the top is Ansible's own.)"""
+        return {
+            "changed": self.changed,
+            "outcome": {"applied": self.applied, "failed": self.failed, "not_tried": self.not_tried},
+            "diff": {"before": self.before, "after": self.after},
+        }
+
+
+def refuse_duplicates(
+    items: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Hashable], option: str, what: str
+) -> None:
+    """Raise Refused where two items have one identity, naming both: ``bdevs[0] and bdevs[3] have the same name: vol00``.
+
+    A ``key`` of None is no identity.
+    """
+    seen: dict[Hashable, int] = {}
+    problems = []
+    for index, item in enumerate(items):
+        identity = key(item)
+        if identity is None:
+            continue
+        if identity in seen:
+            problems.append("%s[%d] and %s[%d] have the same %s: %s" % (option, seen[identity], option, index, what, identity))
+        else:
+            seen[identity] = index
+    if problems:
+        raise Refused(problems)
+
+
+def reconcile(
+    family: Family, wanted: Sequence[Mapping[str, Any]], executor: Executor, check_mode: bool = False
+) -> Outcome:
+    """Bring ``family`` to ``wanted``. Raises Refused (nothing was changed) and whatever ``read`` raises."""
+    plan = family.plan(wanted, family.read(executor))
+    if plan.refusals:
+        raise Refused([sentence for _path, sentence in plan.refusals])
+    if check_mode:
+        applied = plan.changes
+        return Outcome(plan.view, _view_after(plan.view, applied), [change.entry() for change in applied])
+
+    run = _Run()
+    run.apply(plan.changes, executor)
+    outcome = Outcome(plan.view, {}, notes=run.notes)
+    if run.failed:
+        outcome.after = _look_again(family, wanted, executor, run, plan.view)
+    else:
+        outcome.after = _view_after(plan.view, run.applied)
+    outcome.applied = [change.entry() for change in run.applied]
+    outcome.failed = [change.entry(reason) for change, reason in run.failed_reasons()]
+    outcome.not_tried = [change.entry(reason) for change, reason in run.not_tried]
+    return outcome
+
+
+class _Run:
+    """The fate of each change while stages are applied."""
+
+    def __init__(self) -> None:
+        self.applied: list[Change] = []
+        self.failed: list[tuple[Change, Error]] = []
+        self.not_tried: list[tuple[Change, str]] = []
+        self.notes: list[str] = []
+        self.sentences: dict[Path, str] = {}
+
+    def failed_reasons(self) -> list[tuple[Change, str]]:
+        return [(change, self.sentences.get(change.path, str(error))) for change, error in self.failed]
+
+    def apply(self, changes: Sequence[Change], executor: Executor) -> None:
+        for stage in sorted({change.stage for change in changes}):
+            alive = []
+            for change in changes:
+                if change.stage == stage:
+                    obstacle = self._obstacle(change)
+                    if obstacle:
+                        self.not_tried.append((change, obstacle))
+                    else:
+                        alive.append(change)
+            self._stage(alive, executor)
+
+    def _stage(self, alive: list[Change], executor: Executor) -> None:
+        turn = 0
+        while alive:
+            self.applied += [change for change in alive if len(change.calls) <= turn]
+            alive = [change for change in alive if len(change.calls) > turn]
+            try:
+                answers = executor.pipeline([change.calls[turn] for change in alive]) if alive else []
+            except Error as error:
+                answers = [error] * len(alive)
+            self.failed += [(change, answer) for change, answer in zip(alive, answers) if isinstance(answer, Error)]
+            alive = [change for change, answer in zip(alive, answers) if not isinstance(answer, Error)]
+            turn += 1
+
+    def _obstacle(self, change: Change) -> str:
+        for other, error in self.failed:
+            if isinstance(error, (ConnectionFailed, Timeout)):
+                return str(error)
+            if _blocks(other, change):
+                return "%s %s failed" % (other.kind, other.name)
+        for other, _reason in self.not_tried:
+            if _blocks(other, change):
+                return "%s %s was not tried" % (other.kind, other.name)
+        return ""
+
+
+def _blocks(other: Change, change: Change) -> bool:
+    return any(path[: len(other.path)] == other.path for path in (change.path,) + change.needs)
+
+
+def _look_again(
+    family: Family, wanted: Sequence[Mapping[str, Any]], executor: Executor, run: _Run, before: dict[str, Any]
+) -> dict[str, Any]:
+    """After a failure, read again: a call without an answer may have been carried out, somebody else may have been faster.
+
+    A failed change that is no longer needed is no failure; what was not tried because of it is tried now.
+    Returns what is there at the end.
+    """
+    try:
+        plan = family.plan(wanted, family.read(executor))
+    except Error as error:
+        run.notes.append("What is there now could not be read: %s" % error)
+        return _view_after(before, run.applied)
+    run.sentences.update(plan.refusals)
+    open_paths = {change.path for change in plan.changes} | set(run.sentences)
+    settled = [(change, error) for change, error in run.failed if change.path not in open_paths]
+    run.failed = [(change, error) for change, error in run.failed if change.path in open_paths]
+    for change, error in settled:
+        if isinstance(error, (ConnectionFailed, Timeout)):
+            run.applied.append(change)
+            run.notes.append("%s %s %s was carried out, though: %s" % (change.action, change.kind, change.name, error))
+        else:
+            run.notes.append("%s %s %s: somebody else was faster: %s" % (change.action, change.kind, change.name, error))
+    done_before = len(run.applied)
+    if settled and run.not_tried:
+        waiting = {change.path for change, _reason in run.not_tried}
+        run.not_tried = [(change, reason) for change, reason in run.not_tried if change.path in set(run.sentences)]
+        run.apply([change for change in plan.changes if change.path in waiting], executor)
+    return _view_after(plan.view, run.applied[done_before:])
+
+
+def _view_after(view: Mapping[str, Any], changes: Iterable[Change]) -> dict[str, Any]:
+    after = copy.deepcopy(dict(view))
+    for change in changes:
+        place = after
+        for key in change.path[:-1]:
+            place = place.setdefault(key, {})
+        if change.after is None:
+            place.pop(change.path[-1], None)
+        else:
+            place[change.path[-1]] = copy.deepcopy(change.after)
+    return after
