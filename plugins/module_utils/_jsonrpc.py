@@ -17,12 +17,13 @@ import os
 import select
 import socket
 import time
-from typing import Any, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 Call = tuple  # (method, params or None)
 
 METHOD_NOT_FOUND = -32601
-#: How far requests may run ahead of their answers: calls, and bytes (half of the smallest receive buffer of any release).
+#: How far requests may run ahead of their answers: calls, and bytes (half of the smallest receive buffer there is).
 WINDOW_CALLS = 64
 WINDOW_BYTES = 16 * 1024
 #: The receive buffer of releases before 26.05: a single request above it makes them close the connection.
@@ -30,9 +31,13 @@ SMALLEST_BUFFER = 32 * 1024
 _CHUNK = 256 * 1024
 _LONGEST_UNIX_PATH = 107
 
-#: Parameters that hold key material itself. (`dhchap_key` and `psk` of newer releases only name a key; hiding those, too, costs little.)
-SECRET_PARAMS = frozenset(("key", "key2", "psk", "secret", "msecret", "password", "dhchap_key", "dhchap_ctrlr_key"))
+#: Parameters that hold key material itself (`psk` only up to 24.01: later it names a key, which is no loss to hide).
+SECRET_PARAMS = frozenset(("key", "key2", "psk", "secret", "msecret", "password"))
 HIDDEN = "(hidden)"
+
+_IDENTIFYING = frozenset(
+    ("name", "nqn", "ctrlr", "bdev_name", "dev_name", "host", "nsid", "filename", "trtype", "traddr", "trsvcid")
+)
 
 _HINTS = {
     errno.ENOENT: "there is no such socket: is SPDK running, and was it started with this path (option -r)?",
@@ -59,7 +64,8 @@ class RpcError(Error):
         self.message = _without_secrets(message, params)
         self.params = redact(params)
         subject = describe(params)
-        super().__init__("%s%s: %s (code %d)" % (method, " (%s)" % subject if subject else "", self.message, code))
+        text = f"{self.message} (code {code})"
+        super().__init__(f"{method} ({subject}): {text}" if subject else f"{method}: {text}")
 
 
 class Exists(RpcError):
@@ -83,7 +89,7 @@ class ConnectionFailed(Error):
 
     def __init__(self, address: str, reason: str) -> None:
         self.address = address
-        super().__init__("SPDK at %s: %s" % (address, reason))
+        super().__init__(f"SPDK at {address}: {reason}")
 
 
 class Timeout(Error):
@@ -93,7 +99,7 @@ class Timeout(Error):
         self.address = address
         self.method = method
         super().__init__(
-            "SPDK at %s: no answer to %s within %g s; it may still be carried out" % (address, method, seconds)
+            f"SPDK at {address}: no answer to {method} within {seconds:g} s; it may still be carried out"
         )
 
 
@@ -129,8 +135,8 @@ def describe(params: Mapping[str, Any] | None) -> str:
     """What a call is about, for error messages: the identifying parameters and nothing else."""
     parts: list[str] = []
     for key, value in (params or {}).items():
-        if key in ("name", "nqn", "ctrlr", "bdev_name", "dev_name", "host", "nsid", "filename", "trtype", "trsvcid", "traddr"):
-            parts.append("%s %s" % (key, value))
+        if key in _IDENTIFYING:
+            parts.append(f"{key} {value}")
         elif key in ("namespace", "listen_address"):
             parts.append(describe(value if isinstance(value, Mapping) else None))
     return ", ".join(part for part in parts if part)
@@ -155,20 +161,21 @@ def _reason(error: OSError) -> str:
         return str(error)
     name = errno.errorcode.get(number, str(number))
     hint = _HINTS.get(number)
-    return "%s (%s)%s" % (os.strerror(number), name, ": " + hint if hint else "")
+    text = f"{os.strerror(number)} ({name})"
+    return f"{text}: {hint}" if hint else text
 
 
 def parse_address(address: str) -> tuple[int, Any]:
-    """``(family, sockaddr)`` for a unix socket's path or ``host:port`` (``[v6]:port``). ValueError says what is wrong."""
+    """``(family, sockaddr)`` for a unix socket's path, or ``host:port`` (``[v6]:port``). Raises ValueError."""
     if not isinstance(address, str) or not address:
         raise ValueError("the address of SPDK's RPC socket is empty: give a path or host:port")
     if "/" in address:
         if len(os.fsencode(address)) > _LONGEST_UNIX_PATH:
-            raise ValueError("%s is longer than the %d bytes of a unix socket's path" % (address, _LONGEST_UNIX_PATH))
+            raise ValueError(f"{address} is longer than the {_LONGEST_UNIX_PATH} bytes of a unix socket's path")
         return socket.AF_UNIX, address
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("%s is neither the path of a unix socket (with a /) nor host:port" % address)
+        raise ValueError(f"{address} is neither the path of a unix socket (with a /) nor host:port")
     return socket.AF_UNSPEC, (host.strip("[]"), int(port))
 
 
@@ -215,7 +222,7 @@ class Client:
                 connection = socket.create_connection(target, timeout=self.timeout)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except socket.timeout:
-            raise ConnectionFailed(self.address, "no connection within %g s" % self.timeout) from None
+            raise ConnectionFailed(self.address, f"no connection within {self.timeout:g} s") from None
         except OSError as error:
             raise ConnectionFailed(self.address, _reason(error)) from None
         connection.setblocking(False)
@@ -238,8 +245,8 @@ class Client:
     def pipeline(self, calls: Iterable[Sequence[Any]]) -> list[Any]:
         """Make calls that do not depend on each other; ``[result or Error, ...]`` in the order of the calls.
 
-        An entry is an RpcError where SPDK refused that call. If the connection breaks or an answer stays away, each call
-        without an answer gets that ConnectionFailed or Timeout, and the connection is closed.
+        An entry is an RpcError where SPDK refused that call. If the connection breaks or an answer stays away, each
+        call without an answer gets that ConnectionFailed or Timeout, and the connection is closed.
         """
         wanted = [(str(call[0]), call[1]) for call in calls]
         answers: list[Any] = [None] * len(wanted)
@@ -302,7 +309,7 @@ class Client:
             for message in arrived:
                 entry = waiting.pop(message.get("id"), None) if isinstance(message, dict) else None
                 if entry is None:
-                    raise broken(ConnectionFailed(self.address, "sent an answer that belongs to no call: %.200s" % (message,)))
+                    raise broken(ConnectionFailed(self.address, f"an answer that belongs to no call: {message!s:.200}"))
                 index, size = entry
                 ahead -= size
                 deadline = time.monotonic() + self.timeout
@@ -343,9 +350,9 @@ class Client:
         if not waiting:
             return reason
         index, size = next(iter(waiting.values()))
-        text = "%s before it answered %s" % (reason, wanted[index][0])
+        text = f"{reason} before it answered {wanted[index][0]}"
         if size > SMALLEST_BUFFER:
-            text += ": the request has %d bytes, and releases before 26.05 take 32 KiB at most" % size
+            text += f": the request has {size} bytes, and releases before 26.05 take 32 KiB at most"
         return text
 
 
@@ -359,7 +366,7 @@ class _Broken(Exception):
 
 
 def _ready(connection: socket.socket, writing: bool, seconds: float) -> tuple[bool, bool]:
-    """``(readable, writable)``; both false when the time is over. Unlike select(), poll() has no limit on descriptors."""
+    """``(readable, writable)``; both false when the time is over. (Unlike select, poll takes any descriptor.)"""
     poll = select.poll()
     poll.register(connection, select.POLLIN | (select.POLLOUT if writing else 0))
     events = poll.poll(max(1, int(seconds * 1000)))

@@ -4,16 +4,17 @@
 
 """The one engine: what is wanted against what is there → ordered changes → applied, or predicted.
 
-A *family* (see ``_resources.py``) knows a kind of object: how to read it and, as a pure function, which changes lead from
-what was read to what is wanted. The engine knows the rest, once for all families: stages, pipelining, check mode, diff,
-partial failure, and what to make of a failure when somebody else was faster.
+A *family* (see ``_resources.py``) knows a kind of object: how to read it and, as a pure function, which changes lead
+from what was read to what is wanted. The engine knows the rest, once for all families: stages, pipelining, check mode,
+diff, partial failure, and what to make of a failure when somebody else was faster.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Hashable, Iterable, Mapping, Protocol, Sequence
+from typing import Any, Callable, Protocol
 
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import ConnectionFailed, Error, Timeout
 
@@ -50,7 +51,7 @@ class Plan:
     """What a family makes of wanted and current state.
 
     ``view``: the declared objects as they are now, in plain data fit for a diff; a thing that is not there is left out.
-    ``refusals``: what cannot be reached in place or would destroy something; ``(path, sentence)``. Any refusal stops all.
+    ``refusals``: what cannot be reached in place or would destroy something, as ``(path, sentence)``; one stops all.
     """
 
     view: dict[str, Any] = field(default_factory=dict)
@@ -102,11 +103,11 @@ class Outcome:
         """One line for a failure's message; empty when nothing failed."""
         if not self.failed:
             return ""
-        parts = ["%s %s %s: %s" % (e["action"], e["kind"], e["name"], e["reason"]) for e in self.failed[:5]]
+        parts = ["{} {} {}: {}".format(e["action"], e["kind"], e["name"], e["reason"]) for e in self.failed[:5]]
         if len(self.failed) > 5:
-            parts.append("and %d more" % (len(self.failed) - 5))
-        counts = "%d applied, %d failed, %d not tried" % (len(self.applied), len(self.failed), len(self.not_tried))
-        return "%s: %s" % (counts, "; ".join(parts))
+            parts.append(f"and {len(self.failed) - 5} more")
+        counts = f"{len(self.applied)} applied, {len(self.failed)} failed, {len(self.not_tried)} not tried"
+        return f"{counts}: " + "; ".join(parts)
 
     def result(self) -> dict[str, Any]:
         """The part of a module's result that every family has. (``failed`` at the top is Ansible's own.)"""
@@ -120,7 +121,7 @@ class Outcome:
 def refuse_duplicates(
     items: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Hashable], option: str, what: str
 ) -> None:
-    """Raise Refused where two items have one identity, naming both: ``bdevs[0] and bdevs[3] have the same name: vol00``.
+    """Raise Refused where two items have one identity, naming both: ``bdevs[0] and bdevs[3] have the same name: a``.
 
     A ``key`` of None is no identity.
     """
@@ -131,7 +132,8 @@ def refuse_duplicates(
         if identity is None:
             continue
         if identity in seen:
-            problems.append("%s[%d] and %s[%d] have the same %s: %s" % (option, seen[identity], option, index, what, identity))
+            first = f"{option}[{seen[identity]}]"
+            problems.append(f"{first} and {option}[{index}] have the same {what}: {identity}")
         else:
             seen[identity] = index
     if problems:
@@ -205,21 +207,21 @@ class _Run:
             if isinstance(error, (ConnectionFailed, Timeout)):
                 return str(error)
             if _blocks(other, change):
-                return "%s %s failed" % (other.kind, other.name)
+                return f"{other.kind} {other.name} failed"
         for other, _reason in self.not_tried:
             if _blocks(other, change):
-                return "%s %s was not tried" % (other.kind, other.name)
+                return f"{other.kind} {other.name} was not tried"
         return ""
 
 
 def _blocks(other: Change, change: Change) -> bool:
-    return any(path[: len(other.path)] == other.path for path in (change.path,) + change.needs)
+    return any(path[: len(other.path)] == other.path for path in (change.path, *change.needs))
 
 
 def _look_again(
     family: Family, wanted: Sequence[Mapping[str, Any]], executor: Executor, run: _Run, before: dict[str, Any]
 ) -> dict[str, Any]:
-    """After a failure, read again: a call without an answer may have been carried out, somebody else may have been faster.
+    """After a failure, read again: a call without an answer may have been carried out, somebody may have been faster.
 
     A failed change that is no longer needed is no failure; what was not tried because of it is tried now.
     Returns what is there at the end.
@@ -227,7 +229,7 @@ def _look_again(
     try:
         plan = family.plan(wanted, family.read(executor))
     except Error as error:
-        run.notes.append("What is there now could not be read: %s" % error)
+        run.notes.append(f"What is there now could not be read: {error}")
         return _view_after(before, run.applied)
     run.sentences.update(plan.refusals)
     open_paths = {change.path for change in plan.changes} | set(run.sentences)
@@ -236,9 +238,9 @@ def _look_again(
     for change, error in settled:
         if isinstance(error, (ConnectionFailed, Timeout)):
             run.applied.append(change)
-            run.notes.append("%s %s %s was carried out, though: %s" % (change.action, change.kind, change.name, error))
+            run.notes.append(f"{change.action} {change.kind} {change.name} was carried out, though: {error}")
         else:
-            run.notes.append("%s %s %s: somebody else was faster: %s" % (change.action, change.kind, change.name, error))
+            run.notes.append(f"{change.action} {change.kind} {change.name}: somebody else was faster: {error}")
     done_before = len(run.applied)
     if settled and run.not_tried:
         waiting = {change.path for change, _reason in run.not_tried}
