@@ -10,12 +10,21 @@ I/O is by callback rather than by coroutine: one coroutine per 4 KiB request wou
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import errno
+import os
+import time
 import uuid as uuid_module
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .qos import Qos
+from .stats import IoStats
+
+if TYPE_CHECKING:
+    from ..app import App
 
 
 class Op(enum.IntEnum):
@@ -50,7 +59,7 @@ class BdevIo:
     stay valid until :meth:`complete` is called, which has to happen exactly once, maybe before ``submit`` returns.
     """
 
-    __slots__ = ("op", "offset", "length", "iov", "done")
+    __slots__ = ("op", "offset", "length", "iov", "done", "stats", "started")
 
     def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         self.op = op
@@ -58,8 +67,12 @@ class BdevIo:
         self.length = length
         self.iov = iov
         self.done = done
+        self.stats: IoStats | None = None
+        self.started = 0
 
     def complete(self, status: int = Status.SUCCESS) -> None:
+        if self.stats is not None:
+            self.stats.count(self.op, self.length, time.perf_counter_ns() - self.started, status)
         self.done(status)
 
 
@@ -112,6 +125,15 @@ class Bdev:
     product_name = "Block device"
     module = "none"
     supported: frozenset[Op] = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET})
+    also_supported: frozenset[str] = frozenset()
+    """Names of ``supported_io_types`` beyond ``supported``: what SPDK's module says of itself (``abort``, ``copy`` …)."""
+    numa_id: int | None = None
+    """None: the object of ``bdev_get_bdevs`` has no such field."""
+    write_granularity = (0, 0, 0)
+    """``preferred_write_alignment``, ``preferred_write_granularity``, ``optimal_write_size``, in blocks."""
+    unmap_granularity = (0, 0)
+    """``preferred_unmap_alignment``, ``preferred_unmap_granularity``, in blocks."""
+    memory_domains: tuple[dict[str, Any], ...] = ()
 
     def __init__(
         self,
@@ -122,7 +144,7 @@ class Bdev:
         aliases: tuple[str, ...] = (),
     ) -> None:
         self.name = name
-        self.uuid = uuid or uuid_module.uuid4()
+        self.uuid = uuid if uuid is not None and uuid.int else uuid_module.uuid4()
         self.aliases = [*aliases, str(self.uuid)]
         self.block_size = block_size
         self.block_size_is_power_of_two = block_size & (block_size - 1) == 0
@@ -130,6 +152,8 @@ class Bdev:
         self.descriptors: set[Descriptor] = set()
         self.claimed_by: str | None = None
         self.removing = False
+        self.stats = IoStats()
+        self.qos = Qos()
         self.on_close: Callable[[], None] = lambda: None
 
     @property
@@ -143,21 +167,30 @@ class Bdev:
 
     def start(self, io: BdevIo) -> None:
         """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
+        io.stats = self.stats
+        io.started = time.perf_counter_ns()
         self.submit(io)
 
     def driver_specific(self) -> dict[str, Any]:
         """The object under ``driver_specific`` in ``bdev_get_bdevs``."""
         return {}
 
+    def config(self) -> list[dict[str, Any]]:
+        """The calls that create it again, for ``framework_get_config``; none where another bdev or module does that."""
+        return []
+
     def destroy(self) -> None:
         """Release what the bdev holds (files, memory). Called once, after the last descriptor is closed."""
 
 
-class BdevError(Exception):
-    """A registry operation that cannot be done; ``number`` is the errno that SPDK returns for it."""
+class BdevError(OSError):
+    """A registry operation that cannot be done; ``number`` is the errno that SPDK returns for it.
+
+    A method that lets it pass is answered with SPDK's usual error: the negative errno and its text.
+    """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(number, os.strerror(number))
         self.number = number
 
 
@@ -167,6 +200,16 @@ class BdevRegistry:
     def __init__(self) -> None:
         self._bdevs: dict[str, Bdev] = {}
         self._names: dict[str, Bdev] = {}
+        self._numbers: dict[str, int] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self.options: dict[str, Any] = {
+            "bdev_io_pool_size": 65535,
+            "bdev_io_cache_size": 256,
+            "bdev_auto_examine": True,
+            "iobuf_small_cache_size": 128,
+            "iobuf_large_cache_size": 16,
+        }
+        """What ``bdev_set_options`` sets."""
         self.watchers: list[Callable[[str, Bdev], None]] = []
         """Called with ``bdev_register``, ``bdev_unregister`` or ``bdev_resize`` (the notify family listens)."""
 
@@ -184,7 +227,22 @@ class BdevRegistry:
             raise BdevError(errno.ENODEV)
         return bdev
 
+    def next_name(self, prefix: str) -> str:
+        """A name for a bdev that was created without one: ``Malloc0``, ``Malloc1`` … A number is given once."""
+        number = self._numbers.get(prefix, 0)
+        self._numbers[prefix] = number + 1
+        return f"{prefix}{number}"
+
+    async def wait_for(self, name: str) -> Bdev:
+        """The bdev of that name or alias, as soon as it is registered."""
+        while (bdev := self.find(name)) is None:
+            registered = asyncio.get_running_loop().create_future()
+            self._waiting.append(registered)
+            await registered
+        return bdev
+
     def register(self, bdev: Bdev) -> None:
+        """Raises ``BdevError(EEXIST)`` where one of its names is taken."""
         names = [bdev.name, *bdev.aliases]
         if any(name in self._names for name in names):
             raise BdevError(errno.EEXIST)
@@ -192,6 +250,10 @@ class BdevRegistry:
         for name in names:
             self._names[name] = bdev
         self._tell("bdev_register", bdev)
+        waiting, self._waiting = self._waiting, []
+        for registered in waiting:
+            if not registered.done():
+                registered.set_result(None)
 
     def open(self, name: str, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> Descriptor:
         """Raises ``BdevError``: ENODEV; EPERM if ``write`` is wanted and somebody else has claimed the bdev."""
@@ -246,3 +308,10 @@ class BdevRegistry:
             descriptor = waiting.popleft()
             if not descriptor.closed:
                 descriptor.on_event(event, bdev)
+
+
+def setup(app: App) -> BdevRegistry:
+    """The family's state; see :class:`~spdk_emulator.app.App`."""
+    bdevs = BdevRegistry()
+    app.add_config("bdev", lambda: [call for bdev in bdevs for call in bdev.config()])
+    return bdevs

@@ -27,7 +27,8 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter. ``kind`` is a decoder: a Python type or a callable that raises ``ValueError`` on bad input."""
+    """One parameter. ``kind`` is a decoder: ``str``, ``bool``, ``int`` (64 bits, not negative) or one of
+    :mod:`~spdk_emulator.jsonrpc.params`, which raises ``ValueError`` on bad input."""
 
     kind: Any
     required: bool = False
@@ -44,6 +45,8 @@ class Method:
     bad_params: tuple[int, str] = (INTERNAL_ERROR, "spdk_json_decode_object failed")
     """What SPDK answers when the parameters do not decode; it differs from method to method."""
     aliases: tuple[str, ...] = field(default=())
+    relaxed: bool = False
+    """Unknown keys are ignored instead of refused; the function does not get to see them."""
 
 
 METHODS: dict[str, Method] = {}
@@ -56,13 +59,14 @@ def method(
     state: str = RUNTIME,
     bad_params: tuple[int, str] = (INTERNAL_ERROR, "spdk_json_decode_object failed"),
     aliases: tuple[str, ...] = (),
+    relaxed: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the JSON-RPC method ``name``."""
 
     def register(call: Callable[..., Any]) -> Callable[..., Any]:
         if name in METHODS:
             raise ValueError(f"JSON-RPC method {name} is registered twice")
-        METHODS[name] = Method(name, call, params, state, bad_params, aliases)
+        METHODS[name] = Method(name, call, params, state, bad_params, aliases, relaxed)
         return call
 
     return register

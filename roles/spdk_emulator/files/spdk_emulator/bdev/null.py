@@ -1,0 +1,57 @@
+"""Block devices that forget what is written and read as zeroes."""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from typing import Any
+
+from .models import Bdev, BdevIo, Op
+
+
+class NullBdev(Bdev):
+    """Holds nothing, costs nothing, and can grow."""
+
+    product_name = "Null disk"
+    module = "null"
+    supported = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.RESET})
+    also_supported = frozenset({"abort"})
+
+    def __init__(
+        self,
+        name: str,
+        block_size: int,
+        num_blocks: int,
+        uuid: uuid_module.UUID | None = None,
+        physical_block_size: int | None = None,
+    ) -> None:
+        super().__init__(name, block_size, num_blocks, uuid)
+        self.physical_block_size = physical_block_size or block_size
+
+    def submit(self, io: BdevIo) -> None:
+        if io.op == Op.READ:
+            for view in io.iov:
+                view[:] = bytes(len(view))
+        io.complete()
+
+    def config(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "method": "bdev_null_create",
+                "params": {
+                    "name": self.name,
+                    "num_blocks": self.num_blocks,
+                    "block_size": self.block_size,
+                    "physical_block_size": self.physical_block_size,
+                    "md_size": 0,
+                    "dif_type": 0,
+                    "dif_is_head_of_md": False,
+                    "dif_pi_format": 0,
+                    "uuid": str(self.uuid),
+                    "preferred_write_alignment": 0,
+                    "preferred_write_granularity": 0,
+                    "optimal_write_size": 0,
+                    "preferred_unmap_alignment": 0,
+                    "preferred_unmap_granularity": 0,
+                },
+            }
+        ]

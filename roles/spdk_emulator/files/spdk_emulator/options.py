@@ -1,0 +1,97 @@
+"""The command line of ``spdk_tgt``: every option that it takes is taken, most only concern hugepages, PCI and cores."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Options:
+    """What the command line says, as far as the emulator acts upon it."""
+
+    rpc_socket: str | None = "/var/tmp/spdk.sock"
+    """None: ``--no-rpc-server``."""
+    vhost_directory: str = "."
+    cpumask: str = "0x1"
+    config: str | None = None
+    ignore_config_errors: bool = False
+    wait_for_rpc: bool = False
+    interrupt_mode: bool = False
+    pid_file: str | None = None
+    log_flags: list[str] = field(default_factory=list)
+    quiet: bool = False
+    rpcs_allowed: frozenset[str] | None = None
+
+
+VERSION = "SPDK v26.05 git sha1 d519b163cb"
+
+_WITHOUT_VALUE = (
+    ("-d", "--limit-coredump"),
+    ("-g", "--single-file-segments"),
+    ("-u", "--no-pci"),
+    ("-R", "--huge-unlink"),
+    ("--disable-cpumask-locks",),
+    ("--no-huge",),
+    ("--enforce-numa",),
+)
+_WITH_VALUE = (
+    ("-e", "--tpoint-group"),
+    ("-i", "--shm-id"),
+    ("-n", "--mem-channels"),
+    ("-p", "--main-core"),
+    ("-s", "--mem-size"),
+    ("-B", "--pci-blocked"),
+    ("-A", "--pci-allowed"),
+    ("--huge-dir",),
+    ("--num-trace-entries",),
+    ("--iova-mode",),
+    ("--base-virtaddr",),
+    ("--env-context",),
+    ("--vfio-vf-token",),
+    ("--msg-mempool-size",),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spdk_emulator", description=__doc__, allow_abbrev=False)
+    acted = parser.add_argument_group("options that change what it does")
+    acted.add_argument("-r", "--rpc-socket", default=Options.rpc_socket, help="unix socket for JSON-RPC")
+    acted.add_argument("--no-rpc-server", action="store_true", help="do not listen for JSON-RPC")
+    acted.add_argument("--rpcs-allowed", help="the only methods that may be called, separated by commas")
+    acted.add_argument("-S", dest="vhost_directory", default=Options.vhost_directory, help="directory of vhost sockets")
+    acted.add_argument("-c", "--config", "--json", help="JSON file with the calls to make at the start")
+    acted.add_argument("--json-ignore-init-errors", action="store_true", help="go on when a call of that file fails")
+    acted.add_argument("--wait-for-rpc", action="store_true", help="wait for framework_start_init")
+    acted.add_argument("--interrupt-mode", action="store_true", help="sleep instead of polling")
+    cores = acted.add_mutually_exclusive_group()
+    cores.add_argument("-m", "--cpumask", default=Options.cpumask, help="cores as a mask or a list in brackets")
+    cores.add_argument("--lcores", help="cores as a map")
+    acted.add_argument("-L", "--logflag", action="append", default=[], help="a log flag to switch on")
+    acted.add_argument("--silence-noticelog", action="store_true", help="log warnings and errors only")
+    acted.add_argument("-f", dest="pid_file", help="file to write the process id to")
+    parser.add_argument("-v", "--version", action="version", version=VERSION)
+    ignored = parser.add_argument_group("options that spdk_tgt takes and that have no meaning here")
+    for names in _WITHOUT_VALUE:
+        ignored.add_argument(*names, action="store_true")
+    for names in _WITH_VALUE:
+        ignored.add_argument(*names)
+    return parser
+
+
+def parse(arguments: list[str]) -> Options:
+    """Exits with status 2 and a message on stderr for an option that ``spdk_tgt`` would not take."""
+    given = _parser().parse_args(arguments)
+    return Options(
+        rpc_socket=None if given.no_rpc_server else given.rpc_socket,
+        vhost_directory=given.vhost_directory,
+        cpumask=given.cpumask,
+        config=given.config,
+        ignore_config_errors=given.json_ignore_init_errors,
+        wait_for_rpc=given.wait_for_rpc,
+        interrupt_mode=given.interrupt_mode,
+        pid_file=given.pid_file,
+        log_flags=given.logflag,
+        quiet=given.silence_noticelog,
+        rpcs_allowed=frozenset(given.rpcs_allowed.split(",")) if given.rpcs_allowed else None,
+    )
