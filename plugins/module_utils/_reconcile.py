@@ -52,11 +52,13 @@ class Plan:
 
     ``view``: the declared objects as they are now, in plain data fit for a diff; a thing that is not there is left out.
     ``refusals``: what cannot be reached in place or would destroy something, as ``(path, sentence)``; one stops all.
+    ``since``: what the changes use that not every release has, as ``(feature, first release)``.
     """
 
     view: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     refusals: list[tuple[Path, str]] = field(default_factory=list)
+    since: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -74,6 +76,9 @@ class Family(Protocol):
 
     def plan(self, wanted: Sequence[Mapping[str, Any]], current: Any) -> Plan:
         """Pure: what leads from ``current`` to ``wanted``, and nothing when there is nothing to do."""
+
+    def release(self, executor: Any) -> tuple[int, int]:
+        """The release that answers, such as (26, 5). Asked only when a plan has ``since``."""
 
 
 class Refused(Exception):
@@ -147,6 +152,8 @@ def reconcile(
     plan = family.plan(wanted, family.read(executor))
     if plan.refusals:
         raise Refused([sentence for _path, sentence in plan.refusals])
+    if plan.since:
+        _refuse_too_old(plan, family.release(executor))
     if check_mode:
         applied = plan.changes
         return Outcome(plan.view, _view_after(plan.view, applied), [change.entry() for change in applied])
@@ -162,6 +169,16 @@ def reconcile(
     outcome.failed = [change.entry(reason) for change, reason in run.failed_reasons()]
     outcome.not_tried = [change.entry(reason) for change, reason in run.not_tried]
     return outcome
+
+
+def _refuse_too_old(plan: Plan, release: tuple[int, int]) -> None:
+    missing = {
+        f"{feature} needs release {since}, this is {release[0]}.{release[1]:02d}"
+        for feature, since in plan.since
+        if tuple(int(part) for part in since.split(".")) > release
+    }
+    if missing:
+        raise Refused(sorted(missing))
 
 
 class _Run:
