@@ -1,0 +1,1 @@
+"""What several suites use to look at the system from outside."""
