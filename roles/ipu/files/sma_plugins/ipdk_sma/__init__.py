@@ -7,10 +7,11 @@
 As a plugin (`plugins: [ipdk_sma]` in SMA's configuration) the package offers the device manager `ipdk_vhost_blk`. As a
 program (`python -m ipdk_sma --config FILE`) it starts SPDK's own server with that configuration.
 """
+
 from __future__ import annotations
 
 from .vhost_blk import IpdkVhostBlkDeviceManager
 
 devices = [IpdkVhostBlkDeviceManager]
 
-__all__ = ['IpdkVhostBlkDeviceManager', 'devices']
+__all__ = ["IpdkVhostBlkDeviceManager", "devices"]

@@ -7,10 +7,11 @@
     python -m ipdk_sma --config FILE
 
 What this adds to `spdk-sma`: a stale unix socket of a killed predecessor is removed (grpcio refuses to bind over it),
-a live one is never stolen; new files are for the service's user only; the log goes to stderr at SMA_LOGLEVEL, INFO when
-it is not set (at DEBUG SMA prints whole requests, keys included). Everything else, the configuration's meaning included,
-is SPDK's.
+a live one is never stolen; new files are for the service's user only; the log goes to stderr at SMA_LOGLEVEL, INFO
+when it is not set (at DEBUG SMA prints whole requests, keys included). Everything else, the configuration's meaning
+included, is SPDK's.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -24,22 +25,22 @@ from typing import Any
 import yaml
 from spdk import spdk_sma
 
-LOG = logging.getLogger('ipdk_sma')
+LOG = logging.getLogger("ipdk_sma")
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
     """The configuration as a mapping; SystemExit names the file and what is wrong with it."""
     try:
-        configuration = yaml.safe_load(path.read_text(encoding='utf-8'))
+        configuration = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SystemExit(f'ipdk_sma: cannot read the configuration {path}: {error.strerror}') from None
+        raise SystemExit(f"ipdk_sma: cannot read the configuration {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise SystemExit(f'ipdk_sma: the configuration {path} is no YAML: {error}') from None
+        raise SystemExit(f"ipdk_sma: the configuration {path} is no YAML: {error}") from None
     if not isinstance(configuration, dict):
-        raise SystemExit(f'ipdk_sma: the configuration {path} has to be a mapping')
-    missing = [key for key in ('address', 'port', 'socket', 'devices') if not configuration.get(key)]
+        raise SystemExit(f"ipdk_sma: the configuration {path} has to be a mapping")
+    missing = [key for key in ("address", "port", "socket", "devices") if not configuration.get(key)]
     if missing:
-        raise SystemExit(f'ipdk_sma: the configuration {path} lacks {", ".join(missing)}')
+        raise SystemExit(f"ipdk_sma: the configuration {path} lacks {', '.join(missing)}")
     return configuration
 
 
@@ -48,10 +49,10 @@ def socket_path(configuration: dict[str, Any]) -> Path | None:
 
     SPDK joins address and port with a colon, so the port becomes part of the file's name.
     """
-    address = str(configuration['address'])
-    if not address.startswith('unix:'):
+    address = str(configuration["address"])
+    if not address.startswith("unix:"):
         return None
-    return Path(f'{address[len("unix:"):]}:{configuration["port"]}')
+    return Path(f"{address[len('unix:') :]}:{configuration['port']}")
 
 
 def free_socket(path: Path) -> None:
@@ -59,18 +60,18 @@ def free_socket(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_socket():
-        raise SystemExit(f'ipdk_sma: {path} is there and is no socket; it is not ours to remove')
+        raise SystemExit(f"ipdk_sma: {path} is there and is no socket; it is not ours to remove")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-            LOG.info('removed the stale socket %s', path)
+            LOG.info("removed the stale socket %s", path)
         except OSError as error:
-            raise SystemExit(f'ipdk_sma: cannot tell whether somebody listens on {path}: {error}') from None
+            raise SystemExit(f"ipdk_sma: cannot tell whether somebody listens on {path}: {error}") from None
         else:
-            raise SystemExit(f'ipdk_sma: another server listens on {path}; stop it first')
+            raise SystemExit(f"ipdk_sma: another server listens on {path}; stop it first")
 
 
 def quieten_rpc_client(rpc_socket: str) -> None:
@@ -79,27 +80,27 @@ def quieten_rpc_client(rpc_socket: str) -> None:
     It adds one more handler to a logger of the socket's name with every connection it makes, for as long as the process
     lives. What the logger has to say reaches the root logger anyway.
     """
-    logger = logging.getLogger(f'JSONRPCClient({rpc_socket})')
+    logger = logging.getLogger(f"JSONRPCClient({rpc_socket})")
     logger.setLevel(logging.ERROR)
     logger.addHandler = lambda handler: None  # type: ignore[method-assign]
 
 
 def main() -> None:
     """Command line, see the module's text."""
-    parser = argparse.ArgumentParser(prog='ipdk_sma', description="Start SPDK's Storage Management Agent")
-    parser.add_argument('--config', required=True, type=Path, help="SMA's configuration, YAML")
+    parser = argparse.ArgumentParser(prog="ipdk_sma", description="Start SPDK's Storage Management Agent")
+    parser.add_argument("--config", required=True, type=Path, help="SMA's configuration, YAML")
     path = parser.parse_args().config
     os.umask(0o077)
-    level = os.environ.setdefault('SMA_LOGLEVEL', 'INFO').upper()
-    logging.basicConfig(level=level, format='%(asctime)s %(levelname)s %(name)s: %(message)s')
+    level = os.environ.setdefault("SMA_LOGLEVEL", "INFO").upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     configuration = read_configuration(path)
     bound = socket_path(configuration)
     if bound is not None:
         free_socket(bound)
-    quieten_rpc_client(configuration['socket'])
-    sys.argv = ['spdk-sma', '--config', str(path)]
+    quieten_rpc_client(configuration["socket"])
+    sys.argv = ["spdk-sma", "--config", str(path)]
     spdk_sma.main()
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

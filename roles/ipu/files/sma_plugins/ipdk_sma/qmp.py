@@ -7,6 +7,7 @@
 Source: QEMU's QMP specification. SPDK's own client raises the same error for a QEMU that is not there, a command that
 QEMU refused and an event that did not come; a device manager has to tell them apart.
 """
+
 from __future__ import annotations
 
 import json
@@ -41,10 +42,10 @@ class Qmp:
     """
 
     def __init__(self, host: str, port: int, timeout: float) -> None:
-        self._where = f'{host}:{port}'
+        self._where = f"{host}:{port}"
         self._address = (host, port)
         self._timeout = timeout
-        self._received = b''
+        self._received = b""
         self._events: list[dict[str, Any]] = []
         self._last_id = 0
         self.version: tuple[int, int] = (0, 0)
@@ -53,9 +54,9 @@ class Qmp:
         try:
             self._socket = socket.create_connection(self._address, timeout=self._timeout)
         except ConnectionRefusedError:
-            raise QmpAbsent(f'no QEMU listens on {self._where}') from None
+            raise QmpAbsent(f"no QEMU listens on {self._where}") from None
         except OSError as error:
-            raise QmpSilent(f'cannot reach QEMU on {self._where}: {error}') from None
+            raise QmpSilent(f"cannot reach QEMU on {self._where}: {error}") from None
         try:
             self._greet()
         except BaseException:
@@ -68,11 +69,11 @@ class Qmp:
 
     def _greet(self) -> None:
         greeting = self._read(time.monotonic() + self._timeout)
-        if greeting is None or 'QMP' not in greeting:
-            raise QmpSilent(f'QEMU on {self._where} does not greet: does another client hold its monitor?')
-        qemu = greeting['QMP']['version']['qemu']
-        self.version = (qemu['major'], qemu['minor'])
-        self.run(('qmp_capabilities', {}))
+        if greeting is None or "QMP" not in greeting:
+            raise QmpSilent(f"QEMU on {self._where} does not greet: does another client hold its monitor?")
+        qemu = greeting["QMP"]["version"]["qemu"]
+        self.version = (qemu["major"], qemu["minor"])
+        self.run(("qmp_capabilities", {}))
 
     def run(self, *commands: Command) -> list[Any]:
         """Run all commands, sent at once; their return values in order. Raises QmpRefused for the first one refused,
@@ -87,22 +88,25 @@ class Qmp:
         """Like `run`, but a refused command's place holds the QmpRefused."""
         first = self._last_id + 1
         self._last_id += len(commands)
-        self._send(b''.join(
-            json.dumps({'execute': name, 'arguments': arguments, 'id': first + index}).encode() + b'\n'
-            for index, (name, arguments) in enumerate(commands)))
+        self._send(
+            b"".join(
+                json.dumps({"execute": name, "arguments": arguments, "id": first + index}).encode() + b"\n"
+                for index, (name, arguments) in enumerate(commands)
+            )
+        )
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + self._timeout
         while len(answers) < len(commands):
             message = self._read(deadline)
             if message is None:
                 unanswered = commands[len(answers)][0]
-                raise QmpSilent(f'QEMU on {self._where} has not answered {unanswered} within {self._timeout:g} s')
-            if 'event' in message:
+                raise QmpSilent(f"QEMU on {self._where} has not answered {unanswered} within {self._timeout:g} s")
+            if "event" in message:
                 self._events.append(message)
-            elif 'error' in message:
-                answers[message.get('id', first)] = QmpRefused(message['error'].get('desc', 'refused without a reason'))
-            elif 'return' in message:
-                answers[message['id']] = message['return']
+            elif "error" in message:
+                answers[message.get("id", first)] = QmpRefused(message["error"].get("desc", "refused without a reason"))
+            elif "return" in message:
+                answers[message["id"]] = message["return"]
         return [answers[first + index] for index in range(len(commands))]
 
     def wait_event(self, names: tuple[str, ...], device: str, deadline: float) -> str | None:
@@ -111,12 +115,12 @@ class Qmp:
         while True:
             while self._events:
                 event = self._events.pop(0)
-                if event['event'] in names and event.get('data', {}).get('device') == device:
-                    return event['event']
+                if event["event"] in names and event.get("data", {}).get("device") == device:
+                    return event["event"]
             message = self._read(deadline)
             if message is None:
                 return None
-            if 'event' in message:
+            if "event" in message:
                 self._events.append(message)
 
     def _send(self, data: bytes) -> None:
@@ -124,11 +128,11 @@ class Qmp:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(data)
         except OSError as error:
-            raise QmpSilent(f'the connection to QEMU on {self._where} broke: {error}') from None
+            raise QmpSilent(f"the connection to QEMU on {self._where} broke: {error}") from None
 
     def _read(self, deadline: float) -> dict[str, Any] | None:
         """The next message; None when there is none by `deadline`."""
-        while b'\n' not in self._received:
+        while b"\n" not in self._received:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return None
@@ -138,15 +142,15 @@ class Qmp:
             except TimeoutError:
                 return None
             except OSError as error:
-                raise QmpSilent(f'the connection to QEMU on {self._where} broke: {error}') from None
+                raise QmpSilent(f"the connection to QEMU on {self._where} broke: {error}") from None
             if not data:
-                raise QmpSilent(f'QEMU on {self._where} closed the connection')
+                raise QmpSilent(f"QEMU on {self._where} closed the connection")
             self._received += data
-        line, self._received = self._received.split(b'\n', 1)
+        line, self._received = self._received.split(b"\n", 1)
         try:
             message = json.loads(line)
         except ValueError:
-            raise QmpSilent(f'what answers on {self._where} does not speak QMP') from None
+            raise QmpSilent(f"what answers on {self._where} does not speak QMP") from None
         if not isinstance(message, dict):
-            raise QmpSilent(f'what answers on {self._where} does not speak QMP')
+            raise QmpSilent(f"what answers on {self._where} does not speak QMP")
         return message

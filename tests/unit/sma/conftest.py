@@ -1,0 +1,143 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The real SMA server in an environment of its own, built as roles/ipu/files/sma/README.md says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+COLLECTIONS = ROOT / "build" / "collections"
+if str(COLLECTIONS) not in sys.path:
+    sys.path.insert(0, str(COLLECTIONS))
+
+from fakes import FakeQemu, FakeSpdk  # noqa: E402
+
+from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma  # noqa: E402
+
+FILES = ROOT / "roles" / "ipu" / "files"
+ENVIRONMENT = ROOT / "build" / "sma-venv"
+
+
+@pytest.fixture(scope="session")
+def sma_python() -> Path:
+    """The interpreter of an environment with SMA and its stubs; made once, made again when what goes in changes."""
+    sources = [
+        FILES / "sma" / "requirements.txt",
+        FILES / "sma" / "build-requirements.txt",
+        FILES / "sma" / "generate_stubs.py",
+        *sorted((FILES / "proto").glob("*.proto")),
+    ]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    stamp = ENVIRONMENT / "made-from"
+    python = ENVIRONMENT / "bin" / "python"
+    if not stamp.exists() or stamp.read_text() != digest:
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+        requirements = FILES / "sma" / "build-requirements.txt"
+        for command in (
+            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)],
+            [str(FILES / "sma" / "generate_stubs.py"), str(FILES / "proto")],
+        ):
+            subprocess.run([str(python), *command], check=True, timeout=300)
+        stamp.write_text(digest)
+    return python
+
+
+class Sma:
+    """An SMA process that can be killed and started again."""
+
+    def __init__(self, python: Path, directory: Path, rpc_socket: Path, qmp_port: int, **params: Any) -> None:
+        self.directory = directory
+        self.address = f"unix:{directory}/sma.sock:8080"
+        self.socket = directory / "sma.sock:8080"
+        self.log = directory / "sma.log"
+        self._python = python
+        self._configuration = directory / "sma.yaml"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._configuration.write_text(
+            yaml.safe_dump(
+                {
+                    "address": f"unix:{directory}/sma.sock",
+                    "port": 8080,
+                    "socket": str(rpc_socket),
+                    "plugins": ["ipdk_sma"],
+                    "devices": [
+                        {
+                            "name": "ipdk_vhost_blk",
+                            "params": {
+                                "buses": [{"name": "pci.ipdk.0", "count": 32}, {"name": "pci.ipdk.1", "count": 32}],
+                                "qmp_port": qmp_port,
+                                "sock_path": str(directory),
+                                **params,
+                            },
+                        }
+                    ],
+                }
+            )
+        )
+
+    def command(self) -> list[str]:
+        return [str(self._python), "-m", "ipdk_sma", "--config", str(self._configuration)]
+
+    def start(self, wait: bool = True) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": str(FILES / "sma_plugins"), "PYTHONDONTWRITEBYTECODE": "1"}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self.command(), env=environment, stdout=log, stderr=log)
+        if wait:
+            with _sma.Client(self.address, timeout=20) as client:
+                client.wait_ready(20)
+        return self._process
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=20)
+            self._process = None
+
+
+@pytest.fixture
+def spdk(tmp_path: Path) -> Iterator[FakeSpdk]:
+    fake = FakeSpdk(tmp_path / "spdk.sock")
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def qemu(spdk: FakeSpdk) -> Iterator[FakeQemu]:
+    fake = FakeQemu(spdk)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def sma(sma_python: Path, tmp_path: Path, spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Sma]:
+    server = Sma(sma_python, tmp_path, spdk.path, qemu.port, qmp_timeout=1, unplug_timeout=0.5)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(sma: Sma) -> Iterator[_sma.Client]:
+    with _sma.Client(sma.address, timeout=20) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rpc(spdk: FakeSpdk) -> Iterator[_jsonrpc.Client]:
+    with _jsonrpc.Client(str(spdk.path), timeout=10) as opened:
+        yield opened
