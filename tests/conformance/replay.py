@@ -1,0 +1,243 @@
+"""Replay what a real SPDK was asked, and compare what it answered with what this one answers.
+
+Against the emulator, or with ``SPDK_PREFIX=/path`` against the ``spdk_tgt`` built there, which checks the harness itself.
+A recording is one line a call: ``method``, ``params``, ``result`` or ``error``, ``wait_ms`` before the call, ``node``
+(``initiator`` is a second process), ``volatile`` (JSON pointers into the answer that differ from run to run).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+EMULATOR = HERE.parents[1] / "roles" / "spdk_emulator" / "files"
+RECORDINGS = HERE / "recordings"
+START_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
+SILENCE_SECONDS = 0.3
+"""How long nothing has to come before "timeout" of a wire recording counts as seen."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One call whose answer is not the recorded one. ``call`` is its line in the recording, from 1."""
+
+    family: str
+    call: int
+    method: str
+    wanted: str
+    got: str
+
+    def __str__(self) -> str:
+        return f"{self.family}:{self.call} {self.method}\n    wanted {self.wanted}\n    got    {self.got}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One family, replayed."""
+
+    family: str
+    calls: int
+    differences: list[Difference]
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.calls - len(self.differences)}/{self.calls}"
+
+
+def recording(family: str) -> list[dict[str, Any]]:
+    text = (RECORDINGS / f"spdk-26.05-{family}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class Places:
+    """The recordings name files below /tmp and the address 127.0.0.1. A replay has a directory and an address of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.address = f"127.{random.randint(64, 127)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
+        (directory / "rec-aio.img").write_bytes(bytes(1024 * 1024))
+        secret = bytes(range(32))
+        checksum = zlib.crc32(secret).to_bytes(4, "little")
+        for mode in (0o600, 0o644):
+            key = directory / f"rec-key-{mode:o}"
+            key.write_text(f"DHHC-1:00:{base64.b64encode(secret + checksum).decode()}:", encoding="ascii")
+            key.chmod(mode)
+
+    def here(self, recorded: Any) -> Any:
+        text = json.dumps(recorded).replace("/tmp/rec-", f"{self.directory}/rec-").replace("127.0.0.1", self.address)
+        return json.loads(text)
+
+    def recorded(self, here: Any) -> Any:
+        text = json.dumps(here).replace(f"{self.directory}/rec-", "/tmp/rec-").replace(self.address, "127.0.0.1")
+        return json.loads(text)
+
+
+class Node:
+    """One fresh process, waiting for ``framework_start_init``."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.socket_path = directory / f"{name}.sock"
+        vhost = directory / f"{name}-vhost"
+        vhost.mkdir()
+        self._log = (directory / f"{name}.log").open("wb")
+        arguments = ["--wait-for-rpc", "-r", str(self.socket_path), "-S", str(vhost)]
+        prefix = os.environ.get("SPDK_PREFIX")
+        if prefix:
+            program = [f"{prefix}/build/bin/spdk_tgt", "--no-huge", "-s", "1200", "-m", "0x1", "--disable-cpumask-locks"]
+        else:
+            program = [sys.executable, "-m", "spdk_emulator"]
+        self._process = subprocess.Popen(
+            [*program, *arguments], cwd=directory if prefix else EMULATOR, stdout=self._log, stderr=self._log
+        )
+        self._connection: socket.socket | None = None
+        self._received = b""
+
+    def connect(self) -> socket.socket:
+        """A connection of its own; waits until the process listens."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self.socket_path))
+                return connection
+            except OSError:
+                connection.close()
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.socket_path}: nobody listens; see {self._log.name}") from None
+                time.sleep(0.02)
+
+    def call(self, method: str, params: Any = None) -> dict[str, Any]:
+        """The answer, ``{"result": …}`` or ``{"error": …}``."""
+        if self._connection is None:
+            self._connection = self.connect()
+            self._connection.settimeout(ANSWER_SECONDS)
+        request = {"jsonrpc": "2.0", "id": 1, "method": method}
+        if params is not None:
+            request["params"] = params
+        self._connection.sendall(json.dumps(request).encode())
+        while b"\n" not in self._received:
+            try:
+                part = self._connection.recv(1 << 20)
+            except TimeoutError:
+                return {"no answer": f"within {ANSWER_SECONDS} s"}
+            if not part:
+                return {"no answer": f"hung up; exit status {self._process.poll()}, see {self._log.name}"}
+            self._received += part
+        line, _, self._received = self._received.partition(b"\n")
+        answer = json.loads(line)
+        return {key: answer[key] for key in ("result", "error") if key in answer}
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def replay(family: str, keep: Path | None = None) -> Outcome:
+    """``keep``: a directory for sockets and logs instead of a temporary one."""
+    with tempfile.TemporaryDirectory(prefix="conf-") as temporary:
+        directory = keep or Path(temporary)
+        places = Places(directory)
+        nodes: dict[str, Node] = {}
+        try:
+            calls = recording(family)
+            for name in ["target", *(["initiator"] if any("node" in call for call in calls) else [])]:
+                nodes[name] = Node(name, directory)
+            if family != "early":
+                for node in nodes.values():
+                    _replay_calls("early", recording("early"), {"target": node}, places)
+            if family == "wire":
+                differences = _replay_wire(calls, nodes["target"])
+            else:
+                differences = _replay_calls(family, calls, nodes, places)
+            return Outcome(family, len(calls), differences)
+        finally:
+            for node in nodes.values():
+                node.close()
+
+
+def _replay_calls(
+    family: str, calls: list[dict[str, Any]], nodes: dict[str, Node], places: Places
+) -> list[Difference]:
+    differences = []
+    for number, call in enumerate(calls, start=1):
+        time.sleep(call.get("wait_ms", 0) / 1000)
+        answer = nodes[call.get("node", "target")].call(call["method"], places.here(call.get("params")))
+        wanted = {key: call[key] for key in ("result", "error") if key in call}
+        volatile = call.get("volatile", [])
+        wanted_text, got_text = _comparable(wanted, volatile), _comparable(places.recorded(answer), volatile)
+        if wanted_text != got_text:
+            differences.append(Difference(family, number, call["method"], wanted_text, got_text))
+    return differences
+
+
+def _comparable(answer: dict[str, Any], volatile: list[str]) -> str:
+    """The order of keys counts: SPDK writes them in one order."""
+    for pointer in volatile:
+        *parents, last = pointer.strip("/").split("/")
+        place: Any = answer
+        try:
+            for key in parents:
+                place = place[int(key) if isinstance(place, list) else key]
+            place[int(last) if isinstance(place, list) else last] = "(volatile)"
+        except (KeyError, IndexError, TypeError, ValueError):
+            pass  # the answer has another shape, which the comparison shows
+    return json.dumps(answer)
+
+
+def _replay_wire(calls: list[dict[str, Any]], node: Node) -> list[Difference]:
+    """Each request on a connection of its own; all wait for their silence at the same time."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        got = list(pool.map(lambda call: _ask_raw(node, call["raw"].encode("latin-1"), len(call["replies"])), calls))
+    differences = []
+    for number, (call, answer) in enumerate(zip(calls, got), start=1):
+        wanted = {"replies": call["replies"], "then": call["then"]}
+        if json.dumps(wanted) != json.dumps(answer):
+            differences.append(Difference("wire", number, call["raw"], json.dumps(wanted), json.dumps(answer)))
+    return differences
+
+
+def _ask_raw(node: Node, request: bytes, expected: int) -> dict[str, Any]:
+    received, replies = b"", []
+    with node.connect() as connection:
+        connection.sendall(request)
+        while True:
+            connection.settimeout(ANSWER_SECONDS if len(replies) < expected else SILENCE_SECONDS)
+            try:
+                part = connection.recv(1 << 20)
+            except TimeoutError:
+                return {"replies": replies, "then": "timeout"}
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                return {"replies": replies, "then": "closed"}
+            *lines, received = (received + part).split(b"\n")
+            replies += [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        outcome = replay(each)
+        for difference in outcome.differences:
+            print(difference)
+        print(outcome)
