@@ -55,7 +55,7 @@ class App:
             self._add_family(attribute, package)
 
     def _add_family(self, attribute: str, package: str) -> None:
-        if importlib.util.find_spec(f"{__package__}.{package}.models") is None:
+        if importlib.util.find_spec(f"{__package__}.{package}.rpc") is None:
             return
         family = importlib.import_module(f"{__package__}.{package}.models").setup(self)
         setattr(self, attribute, family)
