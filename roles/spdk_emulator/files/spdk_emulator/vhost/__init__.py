@@ -1,0 +1,1 @@
+"""vhost-user-blk controllers: sockets, sessions and queues in front of bdevs."""
