@@ -1,0 +1,8 @@
+"""Make the collection importable by its full name, as Ansible does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))

@@ -1,0 +1,131 @@
+"""A small model of the three sides, so that a plan can be carried out and looked at again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
+
+
+def disk(name: str = "vol00", **more: Any) -> dict[str, Any]:
+    return {"name": name, "size": "64MiB", "backing": {"type": "malloc", "block_size": 512}, **more}
+
+
+def nodes(targets: int = 1, hosts: int = 1, slots: int = 64, access: str = "ssh") -> dict[str, Any]:
+    """An inventory: st1…, and pairs of ipu1/host1…"""
+    return {
+        "targets": {
+            f"st{n}": {"address": f"198.18.0.{n}", "port": 4420, "volumes_dir": f"/var/lib/ipdk/st{n}/volumes"}
+            for n in range(1, targets + 1)
+        },
+        "ipus": {f"ipu{n}": {"host_nqn": HOST_NQN.format(n), "max_disks": slots} for n in range(1, hosts + 1)},
+        "hosts": {f"host{n}": {"ipu": f"ipu{n}", "access": access} for n in range(1, hosts + 1)},
+    }
+
+
+class World:
+    """Nodes that do what the modules would make them do; their answers have the shapes that SPDK's have."""
+
+    def __init__(self, inventory: dict[str, Any]) -> None:
+        self.inventory = inventory
+        self.bdevs: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
+        self.subsystems: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
+        self.controllers: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
+        self.devices: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        self.uses: dict[str, dict[str, Any]] = {}
+        """serial → fields of a host's disk that is in use"""
+        self.dead: set[str] = set()
+
+    def observed(self) -> dict[str, Any]:
+        answers: dict[str, Any] = {}
+        for target in self.inventory["targets"]:
+            answers[target] = {
+                "bdevs": list(self.bdevs[target].values()),
+                "subsystems": [
+                    {"nqn": "nqn.2014-08.org.nvmexpress.discovery", "subtype": "Discovery", "listen_addresses": [],
+                     "allow_any_host": True, "hosts": []},
+                    *self.subsystems[target].values(),
+                ],
+                "transports": [{"trtype": "TCP", "max_queue_depth": 128}],
+            }
+        for ipu in self.inventory["ipus"]:
+            answers[ipu] = {
+                "nvme_controllers": list(self.controllers[ipu].values()),
+                "bdevs": [
+                    {"name": name, "uuid": uuid, "product_name": "NVMe disk"} for name, uuid in self.seen_by(ipu).items()
+                ],
+                "vhost_controllers": [
+                    {"ctrlr": f"sma-{slot}", "backend_specific": {"block": {"readonly": False, "bdev": bdev}}}
+                    for slot, bdev in self.devices[ipu].items()
+                ],
+            }
+        for host, declared in self.inventory["hosts"].items():
+            if declared["access"] == "ssh":
+                answers[host] = {
+                    "disks": [{"name": "vda", "serial": None}]
+                    + [{"serial": serial, **self.uses.get(serial, {})} for serial in self.devices[declared["ipu"]].values()]
+                }
+        return {node: answer for node, answer in answers.items() if node not in self.dead}
+
+    def seen_by(self, ipu: str) -> dict[str, str]:
+        """The IPU's NVMe bdevs, name → UUID."""
+        found = {}
+        for name, controller in self.controllers[ipu].items():
+            nqn = controller["ctrlrs"][0]["trid"]["subnqn"]
+            for subsystems in self.subsystems.values():
+                for namespace in subsystems.get(nqn, {}).get("namespaces", []):
+                    found[f"{name}n{namespace['nsid']}"] = namespace["uuid"]
+        return found
+
+    def carry_out(self, planned: dict[str, Any]) -> None:
+        """Does the plan in the role's order, and fails where a real node would refuse."""
+        work = planned["nodes"]
+        for stage in ("unplug", "release", "bdevs", "subsystems", "controllers", "attach"):
+            for node, arguments in work.items():
+                for item in arguments.get(stage, []):
+                    assert node not in self.dead
+                    getattr(self, f"_{stage}")(node, item)
+
+    def _unplug(self, ipu: str, item: dict[str, Any]) -> None:
+        del self.devices[ipu][item["physical_id"]]
+
+    def _attach(self, ipu: str, item: dict[str, Any]) -> None:
+        bdev = next(name for name, uuid in self.seen_by(ipu).items() if uuid == item["volume"])
+        assert self.devices[ipu].setdefault(item["physical_id"], bdev) == bdev
+
+    def _bdevs(self, target: str, item: dict[str, Any]) -> None:
+        if item["state"] == "absent":
+            del self.bdevs[target][item["name"]]
+            return
+        products = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
+        assert item["name"] not in self.bdevs[target]
+        self.bdevs[target][item["name"]] = {
+            "name": item["name"], "uuid": item["uuid"], "product_name": products[item["type"]],
+            "block_size": item["block_size"], "num_blocks": item["size"] // item["block_size"],
+        }
+
+    def _release(self, target: str, item: dict[str, Any]) -> None:
+        subsystem = self.subsystems[target][item["nqn"]]
+        gone = {namespace["bdev"] for namespace in item["namespaces"]}
+        assert gone <= {namespace["bdev_name"] for namespace in subsystem["namespaces"]}
+        subsystem["namespaces"] = [entry for entry in subsystem["namespaces"] if entry["bdev_name"] not in gone]
+
+    def _subsystems(self, target: str, item: dict[str, Any]) -> None:
+        subsystem = self.subsystems[target].setdefault(
+            item["nqn"], {"nqn": item["nqn"], "subtype": "NVMe", "namespaces": []}
+        )
+        subsystem["hosts"] = [{"nqn": nqn} for nqn in item["hosts"]]
+        subsystem["listen_addresses"] = item["listeners"]
+        for namespace in item["namespaces"]:
+            assert all(there["nsid"] != namespace["nsid"] for there in subsystem["namespaces"])
+            for other in self.subsystems[target].values():
+                assert all(there["bdev_name"] != namespace["bdev"] for there in other["namespaces"])
+            subsystem["namespaces"].append(
+                {"nsid": namespace["nsid"], "bdev_name": namespace["bdev"],
+                 "uuid": self.bdevs[target][namespace["bdev"]]["uuid"]}
+            )
+
+    def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
+        trid = {"trtype": "TCP", "traddr": item["traddr"], "trsvcid": item["trsvcid"], "subnqn": item["subnqn"]}
+        assert item["name"] not in self.controllers[ipu]
+        self.controllers[ipu][item["name"]] = {"name": item["name"], "ctrlrs": [{"state": "enabled", "trid": trid}]}
