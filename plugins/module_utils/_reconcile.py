@@ -12,6 +12,7 @@ diff, partial failure, and what to make of a failure when somebody else was fast
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
@@ -53,12 +54,14 @@ class Plan:
     ``view``: the declared objects as they are now, in plain data fit for a diff; a thing that is not there is left out.
     ``refusals``: what cannot be reached in place or would destroy something, as ``(path, sentence)``; one stops all.
     ``since``: what the changes use that not every release has, as ``(feature, first release)``.
+    ``serial_before``: releases before this one take only one change at a time of the things below one ``path[0]``.
     """
 
     view: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     refusals: list[tuple[Path, str]] = field(default_factory=list)
     since: list[tuple[str, str]] = field(default_factory=list)
+    serial_before: str = ""
 
 
 class Executor(Protocol):
@@ -78,7 +81,7 @@ class Family(Protocol):
         """Pure: what leads from ``current`` to ``wanted``, and nothing when there is nothing to do."""
 
     def release(self, executor: Any) -> tuple[int, int]:
-        """The release that answers, such as (26, 5). Asked only when a plan has ``since``."""
+        """The release that answers, such as (26, 5). Asked only when a plan depends on it."""
 
 
 class Refused(Exception):
@@ -152,13 +155,16 @@ def reconcile(
     plan = family.plan(wanted, family.read(executor))
     if plan.refusals:
         raise Refused([sentence for _path, sentence in plan.refusals])
-    if plan.since:
-        _refuse_too_old(plan, family.release(executor))
+    serial = False
+    if plan.since or (plan.serial_before and len(plan.changes) > 1):
+        release = family.release(executor)
+        _refuse_too_old(plan, release)
+        serial = release < _as_release(plan.serial_before)
     if check_mode:
         applied = plan.changes
         return Outcome(plan.view, _view_after(plan.view, applied), [change.entry() for change in applied])
 
-    run = _Run()
+    run = _Run(serial)
     run.apply(plan.changes, executor)
     outcome = Outcome(plan.view, {}, notes=run.notes)
     if run.failed:
@@ -171,11 +177,15 @@ def reconcile(
     return outcome
 
 
+def _as_release(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")) if text else ()
+
+
 def _refuse_too_old(plan: Plan, release: tuple[int, int]) -> None:
     missing = {
         f"{feature} needs release {since}, this is {release[0]}.{release[1]:02d}"
         for feature, since in plan.since
-        if tuple(int(part) for part in since.split(".")) > release
+        if _as_release(since) > release
     }
     if missing:
         raise Refused(sorted(missing))
@@ -184,7 +194,8 @@ def _refuse_too_old(plan: Plan, release: tuple[int, int]) -> None:
 class _Run:
     """The fate of each change while stages are applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, serial: bool) -> None:
+        self.serial = serial
         self.applied: list[Change] = []
         self.failed: list[tuple[Change, Error]] = []
         self.not_tried: list[tuple[Change, str]] = []
@@ -207,6 +218,16 @@ class _Run:
             self._stage(alive, executor)
 
     def _stage(self, alive: list[Change], executor: Executor) -> None:
+        if self.serial:
+            groups: dict[str, list[Change]] = {}
+            for change in alive:
+                groups.setdefault(change.path[0], []).append(change)
+            for together in itertools.zip_longest(*groups.values()):
+                self._pipeline([change for change in together if change is not None], executor)
+        else:
+            self._pipeline(alive, executor)
+
+    def _pipeline(self, alive: list[Change], executor: Executor) -> None:
         turn = 0
         while alive:
             self.applied += [change for change in alive if len(change.calls) <= turn]

@@ -4,41 +4,42 @@
 
 """What SPDK has: one family a kind of object. How it is identified, read, made, changed in place and removed.
 
-A family is given normalised items (``normalise`` checks a module's list and raises Refused with every problem that it
-finds, before anything is sent) and answers with a Plan. Facts about methods and parameters, and since which release they
-are there, come from SPDK's JSON-RPC reference; the floor is 23.01.
+``normalise`` of a family checks a module's list and raises Refused with every problem that it finds, before anything is
+sent; ``plan`` works with what it returns. Facts about methods and parameters, and since which release they are there,
+come from SPDK's JSON-RPC reference; the floor is 23.01.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import time
-import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error, RpcError
+from ansible_collections.ipdk.storage.plugins.module_utils._checks import (
+    check_bdev,
+    check_name,
+    check_nqn,
+    check_range,
+    check_size,
+    check_transport_address,
+    check_uuid,
+    human,
+)
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     Change,
     Family,
-    Outcome,
     Plan,
     Refused,
     reconcile,
     refuse_duplicates,
 )
 
-Item = dict[str, Any]
+Item = dict  # of str to anything: a normalised item of a module's list
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-NAME_RULE = "1 to 63 of the characters A-Z a-z 0-9 . _ -, the first a letter or digit, no two dots in a row"
-NQN = re.compile(r"nqn\.\d{4}-(0[1-9]|1[0-2])\.[A-Za-z0-9]+([.-][A-Za-z0-9]+)*(:[A-Za-z0-9._:+=@-]+)?")
-NQN_RULE = "nqn.yyyy-mm.reversed.domain:identifier, 223 bytes at most, without spaces or slashes"
-DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
-UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MIB = 2**20
+DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
 
 def converge(
@@ -46,22 +47,18 @@ def converge(
 ) -> dict[str, Any]:
     """Everything between a module's parameters and its result, in one connection.
 
-    ``wanted`` normalises the module's list, ``connection`` has ``rpc_socket`` and ``rpc_timeout``. The dict is the module's result; ``failed`` and ``msg`` are in it when
-    something went wrong. Errors are data here: nothing is raised.
+    ``wanted`` normalises the module's list, ``connection`` has ``rpc_socket`` and ``rpc_timeout``. The dict is the
+    module's result; ``failed`` and ``msg`` are in it when something went wrong. Errors are data: nothing is raised.
     """
     try:
         items = wanted()
         with Client(connection["rpc_socket"], connection["rpc_timeout"]) as client:
             outcome = reconcile(family, items, client, check_mode)
-            extra = {}
-            settle = getattr(family, "settle", None)
-            if settle is not None:
-                extra = settle(items, client, outcome, check_mode)
     except Refused as refused:
         return {"failed": True, "changed": False, "msg": "Nothing was changed. " + "; ".join(refused.problems)}
     except (Error, ValueError) as error:
         return {"failed": True, "changed": False, "msg": str(error)}
-    result = {**outcome.result(), **extra}
+    result = outcome.result()
     if outcome.notes:
         result["warnings"] = outcome.notes
     if outcome.failed:
@@ -73,67 +70,6 @@ def read_release(executor: Any) -> tuple[int, int]:
     """``(year, month)`` of the SPDK that answers, such as (26, 5)."""
     fields = executor.call("spdk_get_version")["fields"]
     return fields["major"], fields["minor"]
-
-
-# Checking what the operator wrote. Each function appends to `problems` and returns the normalised value.
-
-
-def check_name(value: Any, where: str, problems: list[str]) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value) or ".." in value:
-        problems.append(f"{where}: {value!r} is no valid name ({NAME_RULE})")
-    return str(value)
-
-
-def check_nqn(value: Any, where: str, problems: list[str]) -> str:
-    text = str(value)
-    if not isinstance(value, str) or not NQN.fullmatch(text) or len(text) > 223 or ".." in text:
-        problems.append(f"{where}: {value!r} is no valid NQN ({NQN_RULE})")
-    return text
-
-
-def check_uuid(value: Any, where: str, problems: list[str]) -> str | None:
-    if value is None:
-        return None
-    try:
-        return str(uuids.UUID(str(value)))
-    except ValueError:
-        problems.append(f"{where}: {value!r} is no UUID")
-        return None
-
-
-def check_size(value: Any, where: str, problems: list[str]) -> int | None:
-    """Bytes of ``64MiB`` or a plain number of bytes."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]+) ?([KMGT]iB|)", str(value))
-    if match and int(match[1]) > 0:
-        return int(match[1]) * UNITS[match[2]]
-    problems.append(f"{where}: {value!r} is no size (bytes, or a whole number with KiB, MiB, GiB or TiB)")
-    return None
-
-
-def check_address(value: Any, where: str, problems: list[str]) -> tuple[str, str]:
-    """``(adrfam, traddr)``. SPDK resolves no names, so a name is refused here."""
-    try:
-        address = ipaddress.ip_address(str(value))
-    except ValueError:
-        problems.append(f"{where}: {value!r} is no IP address (SPDK resolves no host names)")
-        return "IPv4", str(value)
-    return f"IPv{address.version}", str(address)
-
-
-def check_range(value: Any, low: int, high: int, where: str, problems: list[str]) -> Any:
-    if value is not None and not low <= int(value) <= high:
-        problems.append(f"{where}: {value} is not between {low} and {high}")
-    return value
-
-
-def human(size: int) -> str:
-    """``64MiB`` for 67108864: the largest unit that leaves a whole number."""
-    for unit, factor in reversed(UNITS.items()):
-        if size and size % factor == 0:
-            return f"{size // factor}{unit}" if unit else f"{size} bytes"
-    return f"{size} bytes"
 
 
 def _given(item: Mapping[str, Any], *names: str) -> Item:
@@ -168,11 +104,10 @@ class Bdevs:
         self.force = force
 
     @staticmethod
-    def normalise(items: Sequence[Mapping[str, Any]], file_size: Callable[[str], int | None] | None = None) -> list[Item]:
-        """Module items → items with ``blocks`` and ``bytes`` (None: not said); for aio ``file_bytes`` (None: not seen)."""
+    def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
+        """Items with ``blocks`` and ``bytes`` (None: not said) and, for aio, ``file_bytes`` (None: cannot be seen)."""
         problems: list[str] = []
         wanted = []
-        look = file_size or _file_size
         for index, item in enumerate(items):
             where = f"bdevs[{index}]"
             name = check_name(item["name"], f"{where}.name", problems)
@@ -209,7 +144,7 @@ class Bdevs:
                     "bytes": size,
                     "uuid": check_uuid(item.get("uuid"), f"{where}.uuid ({name})", problems),
                     "filename": item.get("filename"),
-                    "file_bytes": look(item["filename"]) if kind == "aio" and item.get("filename") else None,
+                    "file_bytes": _file_size(item["filename"]) if kind == "aio" and item.get("filename") else None,
                 }
             )
         if problems:
@@ -299,8 +234,8 @@ class Bdevs:
             bytes_after = item["file_bytes"] or wanted_size
             after_size = bytes_after // bdev["block_size"] * bdev["block_size"]
         elif wanted_size < size:
-            sentence = f"bdev {name} has {human(size)}, wanted {human(wanted_size)}: it is never shrunk, delete it first"
-            plan.refusals.append((path, sentence))
+            sentence = f"bdev {name} has {human(size)}, wanted {human(wanted_size)}: it is never shrunk"
+            plan.refusals.append((path, sentence + ", delete it first"))
             return
         elif item["type"] == "null":
             if wanted_size % MIB:
@@ -320,12 +255,13 @@ class Bdevs:
         path = (name,)
         kind = plan.view[name]["type"]
         if item["type"] is not None and kind != item["type"]:
-            plan.refusals.append((path, f"bdev {name} exists with type {kind}, wanted {item['type']} absent: not deleted"))
+            sentence = f"bdev {name} exists with type {kind}, wanted {item['type']} absent: not deleted"
+            plan.refusals.append((path, sentence))
         elif kind not in BDEV_TYPES:
             sentence = f"bdev {name} is a {kind}, which is not made with bdevs but with what it belongs to: not deleted"
             plan.refusals.append((path, sentence))
         elif bdev.get("claimed") and not self.force:
-            sentence = f"bdev {name} is in use (a namespace or another bdev holds it): remove its user first, or set force"
+            sentence = f"bdev {name} is in use (by a namespace or another bdev): remove its user first, or set force"
             plan.refusals.append((path, sentence))
         else:
             call = (BDEV_TYPES[kind].delete, {"name": name})
@@ -341,3 +277,407 @@ def _file_size(path: str) -> int | None:
         return os.stat(path).st_size
     except OSError:
         return None  # not here: SPDK may run on another machine or see it at another place
+
+
+# NVMe-oF transports
+
+#: Options of nvmf_create_transport -> first release that takes them ("" = all).
+TRANSPORT_OPTIONS = {
+    "max_queue_depth": "",
+    "max_io_qpairs_per_ctrlr": "",
+    "in_capsule_data_size": "",
+    "max_io_size": "",
+    "io_unit_size": "",
+    "max_aq_depth": "",
+    "num_shared_buffers": "",
+    "buf_cache_size": "",
+    "c2h_success": "",
+    "zcopy": "",
+    "dif_insert_or_strip": "",
+    "sock_priority": "",
+    "acceptor_backlog": "",
+    "abort_timeout_sec": "",
+    "ack_timeout": "24.05",
+    "data_wr_pool_size": "24.05",
+    "disable_command_passthru": "24.09",
+    "kas": "25.05",
+    "min_kato": "25.05",
+}
+
+
+class Transports:
+    """NVMe-oF transports. SPDK can neither change nor remove one."""
+
+    @staticmethod
+    def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
+        wanted = [
+            {"trtype": item["trtype"].upper(), "state": item["state"], **_given(item, *TRANSPORT_OPTIONS)}
+            for item in items
+        ]
+        refuse_duplicates(wanted, lambda item: item["trtype"], "transports", "trtype")
+        return wanted
+
+    def read(self, executor: Any) -> Any:
+        return executor.call("nvmf_get_transports")
+
+    def release(self, executor: Any) -> tuple[int, int]:
+        return read_release(executor)
+
+    def plan(self, wanted: Sequence[Item], current: Sequence[Mapping[str, Any]]) -> Plan:
+        there = {transport["trtype"].upper(): transport for transport in current}
+        plan = Plan()
+        for item in wanted:
+            trtype = item["trtype"]
+            options = _given(item, *TRANSPORT_OPTIONS)
+            transport = there.get(trtype)
+            if transport is not None:
+                plan.view[trtype] = _given(transport, *TRANSPORT_OPTIONS)
+            if item["state"] == "absent":
+                if transport is not None:
+                    sentence = f"transport {trtype} exists and SPDK cannot delete a transport: restart SPDK without it"
+                    plan.refusals.append(((trtype,), sentence))
+            elif transport is None:
+                plan.since += [
+                    (f"{name} of transports", TRANSPORT_OPTIONS[name]) for name in options if TRANSPORT_OPTIONS[name]
+                ]
+                call = ("nvmf_create_transport", {"trtype": trtype, **options})
+                plan.changes.append(Change("create", "transport", trtype, (trtype,), options, (call,)))
+            else:
+                # What SPDK does not report (io_unit_size, for one, in 26.05) cannot be compared.
+                for name, value in options.items():
+                    if name in transport and transport[name] != value:
+                        sentence = f"transport {trtype} exists with {name} {transport[name]}, wanted {value}"
+                        plan.refusals.append(((trtype,), sentence + ": it is set once only, restart SPDK to change it"))
+        return plan
+
+
+# NVMe-oF subsystems, with their listeners, namespaces and hosts
+
+PURGEABLE = ("namespaces", "hosts", "listeners")
+#: What SPDK gives a subsystem for which nothing is said.
+DEFAULT_MAX_NAMESPACES = 32
+
+# Nobody gets in before everything is in place, and nobody is in any more when things go.
+_REMOVE_LISTENER, _REMOVE_NAMESPACE, _REMOVE_HOST, _REMOVE_SUBSYSTEM = 0, 1, 2, 3
+_SUBSYSTEM, _HOST, _NAMESPACE, _LISTENER = 4, 5, 6, 7
+
+
+class Subsystems:
+    """Subsystems. ``purge``: which of their lists are complete, so that what is not in them is removed."""
+
+    def __init__(self, purge: Sequence[str] = ()) -> None:
+        self.purge = frozenset(purge)
+
+    # What the operator wrote
+
+    @staticmethod
+    def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
+        problems: list[str] = []
+        wanted = []
+        for index, item in enumerate(items):
+            where = f"subsystems[{index}]"
+            subsystem = {
+                "nqn": check_nqn(item["nqn"], f"{where}.nqn", problems),
+                "state": item["state"],
+                "namespaces": _namespaces(item.get("namespaces"), where, problems),
+                "listeners": _listeners(item.get("listeners"), where, problems),
+                "hosts": _hosts(item.get("hosts"), where, problems),
+                **_given(item, "allow_any_host", "max_namespaces"),
+            }
+            for name, longest in (("serial_number", 20), ("model_number", 40)):
+                value = item.get(name)
+                if value is not None:
+                    if not 0 < len(value) <= longest or not value.isascii() or not value.isprintable():
+                        problems.append(f"{where}.{name}: {value!r} is not 1 to {longest} printable ASCII characters")
+                    subsystem[name] = value
+            check_range(item.get("max_namespaces"), 1, 2**32 - 2, f"{where}.max_namespaces", problems)
+            if subsystem["nqn"] == DISCOVERY_NQN:
+                made = [name for name in ("namespaces", "hosts") if subsystem[name]]
+                made += list(_given(item, "serial_number", "model_number", "allow_any_host", "max_namespaces"))
+                if made or subsystem["state"] == "absent":
+                    problems.append(f"{where}: the discovery subsystem is SPDK's own; only its listeners can be set")
+            wanted.append(subsystem)
+        if problems:
+            raise Refused(problems)
+        refuse_duplicates(wanted, lambda item: item["nqn"], "subsystems", "nqn")
+        for index, subsystem in enumerate(wanted):
+            where = f"subsystems[{index}]"
+            refuse_duplicates(subsystem["namespaces"] or [], lambda n: n.get("bdev"), f"{where}.namespaces", "bdev")
+            refuse_duplicates(subsystem["namespaces"] or [], lambda n: n.get("nsid"), f"{where}.namespaces", "nsid")
+            refuse_duplicates(subsystem["listeners"] or [], _listener_name, f"{where}.listeners", "address")
+            refuse_duplicates(subsystem["hosts"] or [], lambda h: h["nqn"], f"{where}.hosts", "nqn")
+        return wanted
+
+    def read(self, executor: Any) -> Any:
+        return executor.call("nvmf_get_subsystems")
+
+    def release(self, executor: Any) -> tuple[int, int]:
+        return read_release(executor)
+
+    # What follows from it
+
+    def plan(self, wanted: Sequence[Item], current: Sequence[Mapping[str, Any]]) -> Plan:
+        there = {subsystem["nqn"]: subsystem for subsystem in current}
+        # Before 24.05 a subsystem that is being paused for one change answers EBUSY to the next.
+        plan = Plan(serial_before="24.05")
+        for item in wanted:
+            nqn = item["nqn"]
+            subsystem = there.get(nqn)
+            if subsystem is not None:
+                plan.view[nqn] = self._view(subsystem)
+            if item["state"] == "absent":
+                if subsystem is not None:
+                    call = ("nvmf_delete_subsystem", {"nqn": nqn})
+                    plan.changes.append(
+                        Change("delete", "subsystem", nqn, (nqn,), None, (call,), stage=_REMOVE_SUBSYSTEM)
+                    )
+                continue
+            if subsystem is None:
+                view = self._create(item, plan)
+            else:
+                view = plan.view[nqn]
+                self._update(item, view, plan)
+            self._plan_hosts(item, view, plan)
+            self._plan_namespaces(item, view, plan)
+            self._plan_listeners(item, view, plan)
+        return plan
+
+    @staticmethod
+    def _view(subsystem: Mapping[str, Any]) -> Item:
+        return {
+            **_given(subsystem, "serial_number", "model_number", "max_namespaces", "allow_any_host"),
+            "namespaces": {
+                str(namespace["nsid"]): {
+                    "bdev": namespace["bdev_name"],
+                    **({"uuid": namespace["uuid"].lower()} if namespace.get("uuid") else {}),
+                    **({"nguid": _plain(namespace["nguid"])} if namespace.get("nguid") else {}),
+                }
+                for namespace in subsystem.get("namespaces", ())
+            },
+            "hosts": {
+                host["nqn"]: _given(host, "dhchap_key", "dhchap_ctrlr_key") for host in subsystem.get("hosts", ())
+            },
+            "listeners": {
+                _listener_name(address): {} for address in subsystem.get("listen_addresses", ())
+            },
+        }
+
+    @staticmethod
+    def _create(item: Item, plan: Plan) -> Item:
+        nqn = item["nqn"]
+        # Nobody gets in unless the operator says so.
+        options = {"allow_any_host": False, **_given(item, "serial_number", "model_number", "max_namespaces")}
+        options.update(_given(item, "allow_any_host"))
+        view: Item = {**options, "namespaces": {}, "hosts": {}, "listeners": {}}
+        call = ("nvmf_create_subsystem", {"nqn": nqn, **options})
+        plan.changes.append(Change("create", "subsystem", nqn, (nqn,), view, (call,), stage=_SUBSYSTEM))
+        return view
+
+    @staticmethod
+    def _update(item: Item, view: Item, plan: Plan) -> None:
+        nqn = item["nqn"]
+        for name in ("serial_number", "model_number", "max_namespaces"):
+            if name in item and item[name] != view.get(name):
+                sentence = f"subsystem {nqn} exists with {name} {view.get(name)}, wanted {item[name]}"
+                plan.refusals.append(((nqn,), sentence + ": it cannot be changed, delete the subsystem first"))
+        allow = item.get("allow_any_host")
+        if allow is not None and allow != view.get("allow_any_host"):
+            call = ("nvmf_subsystem_allow_any_host", {"nqn": nqn, "allow_any_host": allow})
+            path = (nqn, "allow_any_host")
+            plan.changes.append(Change("update", "subsystem", nqn, path, allow, (call,), stage=_SUBSYSTEM))
+
+    def _plan_hosts(self, item: Item, view: Item, plan: Plan) -> None:
+        nqn = item["nqn"]
+        kept = set()
+        for host in item["hosts"] or ():
+            name = host["nqn"]
+            path = (nqn, "hosts", name)
+            keys = _given(host, "dhchap_key", "dhchap_ctrlr_key")
+            existing = view["hosts"].get(name)
+            if host["state"] == "absent":
+                if existing is not None:
+                    self._remove_host(nqn, name, plan)
+                continue
+            kept.add(name)
+            if existing is None:
+                if keys:
+                    plan.since.append(("dhchap_key of hosts", "24.05"))
+                call = ("nvmf_subsystem_add_host", {"nqn": nqn, "host": name, **keys})
+                plan.changes.append(Change("create", "host", f"{nqn} {name}", path, keys, (call,), stage=_HOST))
+            elif {**existing, **keys} != existing:
+                plan.since.append(("changing the keys of a host", "24.09"))
+                keys = {**existing, **keys}
+                call = ("nvmf_subsystem_set_keys", {"nqn": nqn, "host": name, **keys})
+                plan.changes.append(Change("update", "host", f"{nqn} {name}", path, keys, (call,), stage=_HOST))
+        if "hosts" in self.purge and item["hosts"] is not None:
+            declared = {host["nqn"] for host in item["hosts"]}
+            for name in view["hosts"]:
+                if name not in declared:
+                    self._remove_host(nqn, name, plan)
+
+    @staticmethod
+    def _remove_host(nqn: str, name: str, plan: Plan) -> None:
+        call = ("nvmf_subsystem_remove_host", {"nqn": nqn, "host": name})
+        path = (nqn, "hosts", name)
+        plan.changes.append(Change("delete", "host", f"{nqn} {name}", path, None, (call,), stage=_REMOVE_HOST))
+
+    def _plan_namespaces(self, item: Item, view: Item, plan: Plan) -> None:
+        nqn = item["nqn"]
+        declared = item["namespaces"]
+        taken = {int(nsid): namespace for nsid, namespace in view["namespaces"].items()}
+        nsid_of = {namespace["bdev"]: nsid for nsid, namespace in taken.items()}
+        present = [namespace for namespace in declared or () if namespace["state"] == "present"]
+        leaving = set()
+        for namespace in declared or ():
+            if namespace["state"] == "absent":
+                nsid = nsid_of.get(namespace.get("bdev"), namespace.get("nsid"))
+                if nsid in taken:
+                    if namespace.get("bdev") not in (None, taken[nsid]["bdev"]):
+                        continue  # that bdev is not there, which is what is wanted; the NSID is another's
+                    leaving.add(nsid)
+        if "namespaces" in self.purge and declared is not None:
+            wanted_bdevs = {namespace["bdev"] for namespace in present}
+            leaving |= {nsid for nsid, namespace in taken.items() if namespace["bdev"] not in wanted_bdevs}
+        for nsid in sorted(leaving):
+            name = f"{nqn} nsid {nsid} ({taken[nsid]['bdev']})"
+            call = ("nvmf_subsystem_remove_ns", {"nqn": nqn, "nsid": nsid})
+            path = (nqn, "namespaces", str(nsid))
+            plan.changes.append(Change("delete", "namespace", name, path, None, (call,), stage=_REMOVE_NAMESPACE))
+
+        busy = set(taken) - leaving
+        new = []
+        for namespace in present:
+            nsid = nsid_of.get(namespace["bdev"])
+            if nsid is None or nsid in leaving:
+                new.append(namespace)
+                continue
+            for key, there in (("nsid", nsid), ("uuid", taken[nsid].get("uuid")), ("nguid", taken[nsid].get("nguid"))):
+                if key in namespace and namespace[key] != there:
+                    sentence = f"namespace of bdev {namespace['bdev']} in {nqn} exists with {key} {there}"
+                    sentence += f", wanted {namespace[key]}: remove the namespace first"
+                    plan.refusals.append(((nqn, "namespaces", str(nsid)), sentence))
+        explicit = {namespace["nsid"] for namespace in new if "nsid" in namespace}
+        limit = view.get("max_namespaces") or DEFAULT_MAX_NAMESPACES
+        following = 1
+        for namespace in new:
+            nsid = namespace.get("nsid")
+            if nsid is None:
+                while following in busy or following in explicit:
+                    following += 1
+                nsid = following
+                following += 1
+            path = (nqn, "namespaces", str(nsid))
+            name = f"{nqn} nsid {nsid} ({namespace['bdev']})"
+            if nsid in busy:
+                sentence = f"NSID {nsid} of {nqn} is bdev {taken[nsid]['bdev']}, wanted {namespace['bdev']}"
+                plan.refusals.append((path, sentence + ": remove that namespace first"))
+            elif nsid > limit:
+                sentence = f"bdev {namespace['bdev']} would be NSID {nsid} of {nqn}, which has room for {limit}"
+                plan.refusals.append((path, sentence + ": make the subsystem with a larger max_namespaces"))
+            identity = _given(namespace, "uuid", "nguid")
+            params = {"bdev_name": namespace["bdev"], "nsid": nsid, **identity}
+            if "nguid" in params:
+                params["nguid"] = params["nguid"].upper()
+            call = ("nvmf_subsystem_add_ns", {"nqn": nqn, "namespace": params})
+            after = {"bdev": namespace["bdev"], **identity}
+            plan.changes.append(Change("create", "namespace", name, path, after, (call,), stage=_NAMESPACE))
+
+    def _plan_listeners(self, item: Item, view: Item, plan: Plan) -> None:
+        nqn = item["nqn"]
+        declared = set()
+        leaving = []
+        for listener in item["listeners"] or ():
+            name = _listener_name(listener)
+            declared.add(name)
+            if listener["state"] == "absent":
+                leaving += [name] if name in view["listeners"] else []
+            elif name not in view["listeners"]:
+                address = _given(listener, "trtype", "adrfam", "traddr", "trsvcid")
+                call = ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
+                path = (nqn, "listeners", name)
+                # A door that should have been closed to strangers is not opened while it is not.
+                needs = ((nqn, "allow_any_host"),)
+                plan.changes.append(
+                    Change("create", "listener", f"{nqn} {name}", path, {}, (call,), stage=_LISTENER, needs=needs)
+                )
+        if "listeners" in self.purge and item["listeners"] is not None:
+            leaving += [name for name in view["listeners"] if name not in declared]
+        for name in leaving:
+            trtype, adrfam, traddr, trsvcid = name.split()
+            address = {"trtype": trtype, "adrfam": adrfam, "traddr": traddr, "trsvcid": trsvcid}
+            call = ("nvmf_subsystem_remove_listener", {"nqn": nqn, "listen_address": address})
+            path = (nqn, "listeners", name)
+            plan.changes.append(
+                Change("delete", "listener", f"{nqn} {name}", path, None, (call,), stage=_REMOVE_LISTENER)
+            )
+
+
+def _plain(nguid: str) -> str:
+    return nguid.replace("-", "").lower()
+
+
+def _listener_name(address: Mapping[str, Any]) -> str:
+    """``TCP IPv4 198.18.0.2 4420``: identity of a listener, and its key in a view."""
+    family = str(address.get("adrfam", "")).lower().replace("ipv", "IPv")
+    return f"{str(address['trtype']).upper()} {family} {address['traddr']} {address['trsvcid']}"
+
+
+def _namespaces(items: Sequence[Mapping[str, Any]] | None, where: str, problems: list[str]) -> list[Item] | None:
+    if items is None:
+        return None
+    wanted = []
+    for index, item in enumerate(items):
+        here = f"{where}.namespaces[{index}]"
+        namespace = {"state": item["state"], **_given(item, "nsid")}
+        if item.get("bdev") is not None:
+            namespace["bdev"] = check_bdev(item["bdev"], f"{here}.bdev", problems)
+        elif namespace["state"] == "present":
+            problems.append(f"{here}: bdev is missing")
+        elif "nsid" not in namespace:
+            problems.append(f"{here}: bdev or nsid is missing")
+        check_range(item.get("nsid"), 1, 2**32 - 2, f"{here}.nsid", problems)
+        if item.get("uuid") is not None:
+            namespace["uuid"] = check_uuid(item["uuid"], f"{here}.uuid", problems)
+        if item.get("nguid") is not None:
+            namespace["nguid"] = _plain(item["nguid"])
+            if not re.fullmatch(r"[0-9a-f]{32}", namespace["nguid"]):
+                problems.append(f"{here}.nguid: {item['nguid']!r} is not 32 hexadecimal digits")
+        wanted.append(namespace)
+    return wanted
+
+
+def _listeners(items: Sequence[Mapping[str, Any]] | None, where: str, problems: list[str]) -> list[Item] | None:
+    if items is None:
+        return None
+    wanted = []
+    for index, item in enumerate(items):
+        address = check_transport_address(item, f"{where}.listeners[{index}]", problems)
+        wanted.append({**address, "state": item["state"]})
+    return wanted
+
+
+def _hosts(items: Sequence[Any] | None, where: str, problems: list[str]) -> list[Item] | None:
+    if items is None:
+        return None
+    wanted = []
+    for index, item in enumerate(items):
+        here = f"{where}.hosts[{index}]"
+        host = {"nqn": item} if isinstance(item, str) else item
+        if not isinstance(host, dict) or "nqn" not in host:
+            problems.append(f"{here}: neither an NQN nor a dictionary with nqn")
+            continue
+        unknown = sorted(str(key) for key in set(host) - {"nqn", "dhchap_key", "dhchap_ctrlr_key", "state"})
+        if unknown:
+            problems.append(f"{here}: unknown options: {', '.join(unknown)}")
+        state = host.get("state", "present")
+        if state not in ("present", "absent"):
+            problems.append(f"{here}.state: {state!r} is neither present nor absent")
+        keys = {
+            name: check_name(host[name], f"{here}.{name}", problems)
+            for name in ("dhchap_key", "dhchap_ctrlr_key")
+            if host.get(name) is not None
+        }
+        if "dhchap_ctrlr_key" in keys and "dhchap_key" not in keys:
+            problems.append(f"{here}: dhchap_ctrlr_key is of no use without dhchap_key")
+        wanted.append({"nqn": check_nqn(host["nqn"], f"{here}.nqn", problems), "state": state, **keys})
+    return wanted

@@ -32,16 +32,17 @@ options:
         required: true
       type:
         description:
-          - What it is made of. V(malloc) is memory and loses its data with the process, V(aio) is a file or a block device,
-            V(null) throws away what is written.
-          - Required unless O(bdevs[].state=absent), where it only protects against deleting something else of that name.
+          - What it is made of. V(malloc) is memory and loses its data with the process, V(aio) is a file or a block
+            device, V(null) throws away what is written.
+          - Required unless O(bdevs[].state=absent), where it protects against deleting something else of that name.
         type: str
         choices: [malloc, null, aio]
       size:
         description:
           - Bytes, or a whole number with V(KiB), V(MiB), V(GiB) or V(TiB); a multiple of the block size.
           - A V(null) bdev grows to it. A V(malloc) bdev cannot grow. Nothing is ever shrunk.
-          - Of an V(aio) bdev, the least that it has to have. Its file is not touched; when the file has grown, the bdev follows.
+          - Of an V(aio) bdev, the least that it has to have. Its file is not touched; when the file has grown, the
+            bdev follows.
         type: str
       num_blocks:
         description: The size in blocks, instead of O(bdevs[].size).

@@ -1,0 +1,76 @@
+"""What the module tests share: modules run as processes of their own, against a real SPDK or the emulator.
+
+The emulator is the default. ``SPDK_PREFIX=/where/it/was/built pytest tests/unit/modules`` runs the same tests against
+``$SPDK_PREFIX/build/bin/spdk_tgt``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, ConnectionFailed
+
+ROOT = Path(__file__).resolve().parents[3]
+COLLECTIONS = ROOT / "build" / "collections"
+
+
+class Node:
+    """A running SPDK, and modules run against it as Ansible runs them: arguments as JSON on standard input."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def module(self, name: str, check: bool = False, **options: Any) -> dict[str, Any]:
+        """The module's result, with its exit status as ``rc``."""
+        options = {"rpc_socket": self.address, **options, "_ansible_check_mode": check, "_ansible_diff": True}
+        return run_module(name, options)
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        with Client(self.address) as client:
+            return client.call(method, params)
+
+
+def run_module(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"ansible_collections.ipdk.storage.plugins.modules.{name}"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": options}),
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip(), f"{name} printed nothing: {done.stderr}"
+    result = json.loads(done.stdout)
+    result["rc"] = done.returncode
+    return result
+
+
+def start(directory: Path, name: str) -> tuple[subprocess.Popen[bytes], Node]:
+    """Start an SPDK whose files are in ``directory`` and wait until it answers."""
+    address = str(directory / f"{name}.sock")
+    prefix = os.environ.get("SPDK_PREFIX")
+    if prefix:
+        command = [f"{prefix}/build/bin/spdk_tgt", "--no-huge", "-s", "1200", "--disable-cpumask-locks"]
+        env = dict(os.environ)
+    else:
+        command = [sys.executable, "-m", "spdk_emulator"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "roles" / "spdk_emulator" / "files")}
+    log = (directory / f"{name}.log").open("wb")
+    process = subprocess.Popen([*command, "-r", address, "-S", str(directory)], env=env, stdout=log, stderr=log)
+    deadline = time.monotonic() + 30
+    while True:
+        assert process.poll() is None, f"SPDK ended at once: {(directory / f'{name}.log').read_text()}"
+        try:
+            with Client(address) as client:
+                client.call("framework_wait_init")
+            return process, Node(address)
+        except ConnectionFailed:
+            assert time.monotonic() < deadline, "SPDK does not answer"
+            time.sleep(0.05)
