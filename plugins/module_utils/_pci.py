@@ -1,0 +1,63 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a device handle of SMA to the place on the host's PCI bus where its disk appears.
+
+SMA's vhost-blk manager plugs physical function ``n`` into slot ``n % 32`` of bridge ``n // 32``. Which PCI address a
+bridge has is the host's matter: the simulated host puts ``pci.ipdk.<n>`` at slot 0x10 + n of its root bus.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+SLOTS = 32
+"""Of a PCI bus (PCI Local Bus Specification 3.0, section 3.2.2.3.4: five bits of device number)."""
+
+ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+HANDLE = re.compile(r"virtio_blk:sma-([0-9]+)")
+
+
+class Place(NamedTuple):
+    """Where a device sits: the address of the bridge above it and its slot behind that bridge."""
+
+    bridge: str
+    slot: int
+
+
+def default_bridges(count: int = 8) -> list[str]:
+    """The addresses of the simulated host's bridges."""
+    return [f"0000:00:{0x10 + number:02x}.0" for number in range(count)]
+
+
+def place_of_handle(handle: str, bridges: list[str]) -> Place:
+    """Raises ValueError for what is no handle of a virtio-blk device, or where there is no such bridge."""
+    match = HANDLE.fullmatch(handle)
+    if not match:
+        raise ValueError(f"{handle!r} is no handle of a virtio-blk device: wanted virtio_blk:sma-<physical id>")
+    number, slot = divmod(int(match[1]), SLOTS)
+    if number >= len(bridges):
+        raise ValueError(
+            f"{handle!r} is behind bridge {number}, but bridges names {len(bridges)} of {SLOTS} devices each: name more"
+        )
+    return Place(bridges[number], slot)
+
+
+def handle_of_place(place: Place, bridges: list[str]) -> str | None:
+    """The other way round; null for a place that is not behind one of the bridges."""
+    if place.bridge not in bridges:
+        return None
+    return f"virtio_blk:sma-{bridges.index(place.bridge) * SLOTS + place.slot}"
+
+
+def addresses(path: str) -> list[str]:
+    """The PCI addresses on a path below /sys/devices, from the root to the device."""
+    return [part for part in path.split("/") if ADDRESS.fullmatch(part)]
+
+
+def place_of_path(path: str) -> Place | None:
+    """Where the PCI device of a sysfs path sits; null for a device that is not behind a bridge."""
+    found = addresses(path)
+    return Place(found[-2], int(found[-1].split(":")[2].split(".")[0], 16)) if len(found) > 1 else None

@@ -1,0 +1,220 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Block disks as the kernel shows them: sysfs, procfs and /dev, read and never written.
+
+``root`` is the directory that stands for ``/``; tests give a made-up one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils import _pci
+
+VIRTUAL = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
+"""Block devices that are no disks of their own."""
+UDEV = ("systemd-udevd", "(udev-worker)", "udevd")
+"""They open every new disk for a moment; that is no use of it."""
+
+POLL_SECONDS = 0.05
+
+
+class Sysfs:
+    def __init__(self, root: str = "/") -> None:
+        self.root = root
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(self.root, *parts)
+
+    def read(self, *parts: str) -> str | None:
+        """A file's text without surrounding white space and NULs; null if it is not there or says nothing."""
+        try:
+            with open(self.path(*parts), encoding="utf-8", errors="replace") as file:
+                return file.read().strip(" \t\r\n\0") or None
+        except OSError:
+            return None
+
+    def list(self, *parts: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.path(*parts)))
+        except OSError:
+            return []
+
+    def disk_names(self) -> list[str]:
+        """Names of the disks, in the order in which they are named: vdb before vdaa."""
+        names = [name for name in self.list("sys/block") if not name.startswith(VIRTUAL)]
+        return sorted(names, key=lambda name: [len(name), name])
+
+    def serial(self, name: str) -> str | None:
+        """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data."""
+        return (
+            self.read("sys/block", name, "serial")
+            or self.read("sys/block", name, "device/serial")
+            or self._vpd_serial(name)
+        )
+
+    def _vpd_serial(self, name: str) -> str | None:
+        """Unit Serial Number page (SPC-4, section 7.8.15): four bytes of header, then ASCII."""
+        try:
+            with open(self.path("sys/block", name, "device/vpd_pg80"), "rb") as file:
+                return file.read()[4:].decode("ascii", "replace").strip(" \0") or None
+        except OSError:
+            return None
+
+    def serials(self) -> dict[str, str]:
+        """Serial → name of the disks that have one. Cheap enough to be asked many times a second."""
+        return {serial: name for name in self.disk_names() for serial in [self.serial(name)] if serial}
+
+    def usable(self, names: Iterable[str]) -> set[str]:
+        """Those that can be opened by their names: the node is there and, where udev runs, a link under by-id."""
+        nodes = {name for name in names if os.path.exists(self.path("dev", name))}
+        return nodes & self._links().keys() if os.path.exists(self.path("run/udev/control")) else nodes
+
+    def wait(self, present: list[str], absent: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        """Wait until the disks of these serials are usable, or gone; at most ``timeout`` seconds.
+
+        Returns the serials that are still missing and those that are still there.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            serials = self.serials()
+            missing = [serial for serial in present if serial not in serials]
+            still_there = [serial for serial in absent if serial in serials]
+            if present and not missing:
+                usable = self.usable(serials[serial] for serial in present)
+                missing = [serial for serial in present if serials[serial] not in usable]
+            if not (missing or still_there) or time.monotonic() >= deadline:
+                return missing, still_there
+            time.sleep(POLL_SECONDS)
+
+    def disks(self, bridges: list[str]) -> list[dict[str, Any]]:
+        """All disks with what is known of them and who uses them. ``bridges``: see :mod:`_pci`."""
+        links = self._links()
+        mounts = self._mounts()
+        swaps = self._swaps()
+        opened = self._open()
+        return [self._disk(name, bridges, links, mounts, swaps, opened) for name in self.disk_names()]
+
+    def _disk(
+        self,
+        name: str,
+        bridges: list[str],
+        links: dict[str, list[str]],
+        mounts: dict[str, list[str]],
+        swaps: set[str],
+        opened: dict[str, list[str]] | None,
+    ) -> dict[str, Any]:
+        device = os.path.realpath(self.path("sys/block", name))
+        partitions = [
+            entry for entry in self.list("sys/block", name) if self.read("sys/block", name, entry, "partition")
+        ]
+        members = [name, *partitions]
+        addresses = _pci.addresses(device)
+        place = _pci.place_of_path(device)
+        sectors = self.read("sys/block", name, "size")
+        driver = self.path("sys/block", name, "device/driver")
+        by_id = links.get(name, [])
+        serial = self.serial(name)
+        return {
+            "name": name,
+            "path": f"/dev/{name}",
+            "serial": serial,
+            # sysfs counts 512 byte sectors, whatever the disk's block size is.
+            "size_bytes": int(sectors or 0) * 512,
+            "block_size": int(self.read("sys/block", name, "queue/logical_block_size") or 512),
+            "pci_address": addresses[-1] if addresses else None,
+            "handle": _pci.handle_of_place(place, bridges) if place else None,
+            "driver": os.path.basename(os.path.realpath(driver)) if os.path.exists(driver) else None,
+            "by_id": next((link for link in by_id if serial and link.endswith(serial)), by_id[0] if by_id else None),
+            "wwid": self.read("sys/block", name, "wwid") or self.read("sys/block", name, "device/wwid"),
+            "partitions": partitions,
+            "mounts": [mount for member in members for mount in mounts.get(member, [])],
+            "swaps": [f"/dev/{member}" for member in members if member in swaps],
+            "holders": [
+                holder
+                for where in (["holders"], *([partition, "holders"] for partition in partitions))
+                for holder in self.list("sys/block", name, *where)
+            ],
+            "open": None if opened is None else any(member in opened for member in members),
+            "open_by": [] if opened is None else sorted({who for member in members for who in opened.get(member, [])}),
+        }
+
+    def _links(self) -> dict[str, list[str]]:
+        """Disk or partition → its links under /dev/disk/by-id."""
+        links: dict[str, list[str]] = {}
+        for link in self.list("dev/disk/by-id"):
+            try:
+                name = os.path.basename(os.readlink(self.path("dev/disk/by-id", link)))
+            except OSError:
+                continue
+            links.setdefault(name, []).append(f"/dev/disk/by-id/{link}")
+        return links
+
+    def _numbers(self) -> dict[str, str]:
+        """Device number (``253:16``) → disk or partition."""
+        numbers = {}
+        for name in self.disk_names():
+            for entry in ("", *self.list("sys/block", name)):
+                number = self.read("sys/block", name, entry, "dev") if entry == "" or entry.startswith(name) else None
+                if number:
+                    numbers[number] = entry or name
+        return numbers
+
+    def _mounts(self) -> dict[str, list[str]]:
+        """Disk or partition → mount points. By device number, since the source may be any alias (/dev/root, a link)."""
+        numbers = self._numbers()
+        mounts: dict[str, list[str]] = {}
+        for line in self._lines("proc/self/mountinfo"):
+            fields = line.split(" ")
+            if len(fields) < 6:
+                continue
+            name = numbers.get(fields[2])
+            if name is None and "-" in fields:
+                # A file system such as btrfs has a number of its own; its source names the disk.
+                source = fields[fields.index("-") + 2] if len(fields) > fields.index("-") + 2 else ""
+                name = (
+                    os.path.basename(os.path.realpath(self.path(source.lstrip("/"))))
+                    if source.startswith("/dev/")
+                    else None
+                )
+            if name is not None:
+                mounts.setdefault(name, []).append(_unescaped(fields[4]))
+        return mounts
+
+    def _swaps(self) -> set[str]:
+        paths = [line.split()[0] for line in list(self._lines("proc/swaps"))[1:] if line.split()]
+        return {os.path.basename(os.path.realpath(self.path(_unescaped(path).lstrip("/")))) for path in paths}
+
+    def _lines(self, *parts: str) -> Iterator[str]:
+        return iter((self.read(*parts) or "").splitlines())
+
+    def _open(self) -> dict[str, list[str]] | None:
+        """Disk or partition → the processes that have it open, as ``name (pid)``; null if not all may be looked at."""
+        if os.geteuid() != 0:
+            return None
+        opened: dict[str, list[str]] = {}
+        for pid in self.list("proc"):
+            if not pid.isdigit():
+                continue
+            for descriptor in self.list("proc", pid, "fd"):
+                try:
+                    target = os.readlink(self.path("proc", pid, "fd", descriptor))
+                except OSError:
+                    continue
+                match = re.fullmatch(r"/dev/([a-z0-9]+)", target)
+                if match:
+                    who = self.read("proc", pid, "comm") or "?"
+                    if who not in UDEV:
+                        opened.setdefault(match[1], []).append(f"{who} ({pid})")
+        return opened
+
+
+def _unescaped(text: str) -> str:
+    """procfs writes white space and backslashes of a path as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
