@@ -24,8 +24,8 @@ METHODS = ("CreateDevice", "DeleteDevice", "AttachVolume", "DetachVolume", "SetQ
 _QOS_FIELDS = ("rd_iops", "wr_iops", "rw_iops", "rd_bandwidth", "wr_bandwidth", "rw_bandwidth")
 _FUNCTION = ((1, "physical_id", "uint32"), (2, "virtual_id", "uint32"))
 
-#: file: (package, files it imports, messages, enums). A field is (number, name, type[, oneof]); a type with a dot in front
-#: is a message, or an enum where ``enums`` have it. A dot in a message's or enum's name: it is nested in the one before.
+#: file: (package, files it imports, messages, enums). A field is (number, name, type[, oneof]); a type with a dot in
+#: front is a message, or an enum where ``enums`` have it. A dot in a name: nested in the one before the dot.
 INTERFACE: dict[
     str, tuple[str, tuple[str, ...], dict[str, tuple[tuple[Any, ...], ...]], dict[str, tuple[str, ...]]]
 ] = {
@@ -188,12 +188,22 @@ _KINDS = {
 }
 
 
-def file_descriptors() -> list[Any]:
-    """The table as FileDescriptorProtos, those that others import first. Raises MissingLibrary."""
+def require() -> None:
+    """Raise MissingLibrary unless a call could be made."""
     try:
-        from google.protobuf import descriptor_pb2
+        import google.protobuf  # noqa: F401
     except ImportError as error:
         raise MissingLibrary("protobuf", error) from error
+    try:
+        import grpc  # noqa: F401
+    except ImportError as error:
+        raise MissingLibrary("grpcio", error) from error
+
+
+def file_descriptors() -> list[Any]:
+    """The table as FileDescriptorProtos, those that others import first."""
+    from google.protobuf import descriptor_pb2
+
     enums = {f".{row[0]}.{name}" for row in INTERFACE.values() for name in row[3]}
     files = []
     for file_name, (package, imports, messages, file_enums) in INTERFACE.items():
@@ -234,14 +244,12 @@ def _add_field(message: Any, number: int, name: str, type_name: str, oneof: list
 
 
 def message_classes() -> dict[str, Any]:
-    """Message classes by name (``CreateDeviceRequest``) of the package ``sma``. Raises MissingLibrary."""
-    try:
-        from google.protobuf import descriptor_pool, message_factory
-    except ImportError as error:
-        raise MissingLibrary("protobuf", error) from error
+    """Message classes by name (``CreateDeviceRequest``) of the package ``sma``."""
+    from google.protobuf import descriptor_pool, message_factory
+
     pool = descriptor_pool.DescriptorPool()
     for file in file_descriptors():
-        pool.Add(file) if not hasattr(pool, "AddSerializedFile") else pool.AddSerializedFile(file.SerializeToString())
+        pool.AddSerializedFile(file.SerializeToString())
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"sma.{name}"))
         for name in INTERFACE["sma.proto"][2]
@@ -335,10 +343,9 @@ class Client:
             raise self._error(method, error.code().name, error.details() or "no details", timeout) from None
 
     def _open(self) -> None:
-        try:
-            import grpc
-        except ImportError as error:
-            raise MissingLibrary("grpcio", error) from error
+        require()
+        import grpc
+
         classes = message_classes()
         self._channel = grpc.insecure_channel(self.address, options=[("grpc.enable_http_proxy", 0)])
         for method in METHODS:

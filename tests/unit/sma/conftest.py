@@ -25,9 +25,8 @@ COLLECTIONS = ROOT / "build" / "collections"
 if str(COLLECTIONS) not in sys.path:
     sys.path.insert(0, str(COLLECTIONS))
 
-from fakes import FakeQemu, FakeSpdk  # noqa: E402
-
 from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma  # noqa: E402
+from fakes import FakeQemu, FakeSpdk  # noqa: E402
 
 FILES = ROOT / "roles" / "ipu" / "files"
 ENVIRONMENT = ROOT / "build" / "sma-venv"

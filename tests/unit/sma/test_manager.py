@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 
-import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma
 from fakes import FakeQemu, FakeSpdk
 
