@@ -14,12 +14,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .bdev.models import BdevError, BdevRegistry
+from .framework.models import Framework
 from .jsonrpc import registry
 from .jsonrpc.errors import METHOD_NOT_FOUND, RpcError
 from .jsonrpc.server import AddressInUse, Server, call, find_method
 from .options import Options
 
 log = logging.getLogger(__name__)
+
+_Calls = Callable[[], list[dict[str, Any]]]
 
 FAMILIES = (
     ("framework", "framework"),
@@ -38,6 +41,7 @@ class ConfigError(Exception):
 class App:
     """Everything a method may need. ``running`` is False until ``framework_start_init`` has done its work."""
 
+    framework: Framework
     bdevs: BdevRegistry
 
     def __init__(self, options: Options) -> None:
@@ -50,7 +54,7 @@ class App:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._families: list[Any] = []
-        self._configs: dict[str, list[Callable[[], list[dict[str, Any]]]]] = {}
+        self._configs: dict[str, tuple[list[_Calls], list[_Calls]]] = {}
         for attribute, package in FAMILIES:
             self._add_family(attribute, package)
 
@@ -76,16 +80,17 @@ class App:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task failed", exc_info=task.exception())
 
-    def add_config(self, subsystem: str, calls: Callable[[], list[dict[str, Any]]]) -> None:
+    def add_config(self, subsystem: str, calls: _Calls, last: bool = False) -> None:
         """``calls`` returns ``[{"method": …, "params": …}]``, what ``framework_get_config`` says of a subsystem.
 
-        Several parts of one subsystem (``bdev``: malloc, nvme …) each add theirs, in the order of the answer.
+        Several parts of one subsystem (``bdev``: malloc, nvme …) each add theirs, in the order of the answer; those with
+        ``last`` come after all others.
         """
-        self._configs.setdefault(subsystem, []).append(calls)
+        self._configs.setdefault(subsystem, ([], []))[last].append(calls)
 
     def config(self, subsystem: str) -> list[dict[str, Any]]:
         """The calls that make this subsystem what it is now."""
-        return [entry for calls in self._configs.get(subsystem, []) for entry in calls()]
+        return [entry for part in self._configs.get(subsystem, ()) for calls in part for entry in calls()]
 
     def is_allowed(self, method: str) -> bool:
         """False for a method that ``--rpcs-allowed`` leaves out."""

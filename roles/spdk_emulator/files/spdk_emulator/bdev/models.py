@@ -92,6 +92,8 @@ class Descriptor:
         self.write = write
         self.on_event = on_event
         self.closed = False
+        self.idle = False
+        """True while the holder has no I/O channel, in SPDK's words (a vhost controller without a guest)."""
 
     def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
@@ -161,6 +163,11 @@ class Bdev:
         """Bytes."""
         return self.block_size * self.num_blocks
 
+    @property
+    def in_use(self) -> bool:
+        """Somebody may do I/O."""
+        return any(not descriptor.idle for descriptor in self.descriptors)
+
     def submit(self, io: BdevIo) -> None:
         """Do one I/O that is already known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
         raise NotImplementedError
@@ -169,7 +176,10 @@ class Bdev:
         """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
         io.stats = self.stats
         io.started = time.perf_counter_ns()
-        self.submit(io)
+        if self.qos.enabled:
+            self.qos.admit(self, io)
+        else:
+            self.submit(io)
 
     def driver_specific(self) -> dict[str, Any]:
         """The object under ``driver_specific`` in ``bdev_get_bdevs``."""
@@ -194,6 +204,11 @@ class BdevError(OSError):
         self.number = number
 
 
+_GPT_BYTES = 32768
+_BLOB_BYTES, _BLOB_LEAST = 4096, 1024 * 1024
+"""What SPDK reads to find a partition table, and a blobstore (which needs at least one cluster)."""
+
+
 class BdevRegistry:
     """All bdevs of one process, by name and alias, in order of registration."""
 
@@ -201,6 +216,8 @@ class BdevRegistry:
         self._bdevs: dict[str, Bdev] = {}
         self._names: dict[str, Bdev] = {}
         self._numbers: dict[str, int] = {}
+        self._examining = 0
+        self._all_examined = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self.options: dict[str, Any] = {
             "bdev_io_pool_size": 65535,
@@ -254,6 +271,30 @@ class BdevRegistry:
         for registered in waiting:
             if not registered.done():
                 registered.set_result(None)
+        if self.options["bdev_auto_examine"]:
+            self._examine(bdev)
+
+    def _examine(self, bdev: Bdev) -> None:
+        """SPDK's modules look at the beginning of each new bdev for a superblock of theirs. None of them is here, so
+        what is read counts in the statistics, as it does there, and nothing comes of it."""
+        block = bdev.block_size
+        for module_reads, least in ((1, 0), (_GPT_BYTES, _GPT_BYTES), (_BLOB_BYTES, _BLOB_LEAST)):
+            length = -(-module_reads // block) * block
+            if max(least, length) <= bdev.size:
+                self._examining += 1
+                buffer = memoryview(bytearray(length))
+                bdev.start(BdevIo(Op.READ, 0, length, [buffer], self._examined))
+
+    def _examined(self, status: int) -> None:
+        self._examining -= 1
+        if not self._examining:
+            self._all_examined.set()
+            self._all_examined = asyncio.Event()
+
+    async def wait_for_examine(self) -> None:
+        """Until every bdev that is there has been examined."""
+        if self._examining:
+            await self._all_examined.wait()
 
     def open(self, name: str, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> Descriptor:
         """Raises ``BdevError``: ENODEV; EPERM if ``write`` is wanted and somebody else has claimed the bdev."""
@@ -283,6 +324,7 @@ class BdevRegistry:
     def unregister(self, bdev: Bdev, done: Callable[[], None] = lambda: None) -> None:
         """Take the bdev away: holders get REMOVE; ``done`` is called when the last of them has closed."""
         bdev.removing = True
+        bdev.qos.abort(Status.ABORTED)
 
         def finish() -> None:
             if bdev.descriptors or self._bdevs.get(bdev.name) is not bdev:
@@ -313,5 +355,14 @@ class BdevRegistry:
 def setup(app: App) -> BdevRegistry:
     """The family's state; see :class:`~spdk_emulator.app.App`."""
     bdevs = BdevRegistry()
+    bdevs.watchers.append(app.framework.notifications.send)
+    app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
     app.add_config("bdev", lambda: [call for bdev in bdevs for call in bdev.config()])
+    app.add_config("bdev", lambda: [_limits(bdev) for bdev in bdevs if bdev.qos.enabled], last=True)
+    app.add_config("bdev", lambda: [{"method": "bdev_wait_for_examine"}], last=True)
     return bdevs
+
+
+def _limits(bdev: Bdev) -> dict[str, Any]:
+    limits = {name: value for name, value in bdev.qos.as_json().items() if value}
+    return {"method": "bdev_set_qos_limit", "params": {"name": bdev.name, **limits}}

@@ -8,14 +8,15 @@ import time
 import uuid as uuid_module
 from typing import TYPE_CHECKING, Any
 
-from ..jsonrpc.errors import INVALID_PARAMS, RpcError
-from ..jsonrpc.params import array, boolean, enum, int32, string, uint32, uint64, uuid
+from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from ..jsonrpc.params import array, boolean, enum, int32, string, uint8, uint32, uint64, uuid
 from ..jsonrpc.registry import STARTUP, Param, method
 from .aio import AioBdev
 from .malloc import MallocBdev
 from .models import Bdev, BdevError, Op
 from .null import NullBdev
-from .stats import TICK_RATE
+from .qos import LIMITS, UNSET
+from .stats import TICK_RATE, Histogram
 
 if TYPE_CHECKING:
     from ..app import App
@@ -134,7 +135,8 @@ async def bdev_get_bdevs(app: App, name: str | None, timeout: int) -> list[dict[
 
 
 @method("bdev_wait_for_examine")
-def bdev_wait_for_examine(app: App) -> bool:
+async def bdev_wait_for_examine(app: App) -> bool:
+    await app.bdevs.wait_for_examine()
     return True
 
 
@@ -179,6 +181,55 @@ def bdev_reset_iostat(app: App, name: str | None, mode: str) -> bool:
     return True
 
 
+@method(
+    "bdev_set_qos_limit",
+    params={**_NAME, **{limit: Param(uint64, default=UNSET) for limit in LIMITS}},
+)
+def bdev_set_qos_limit(app: App, name: str, **limits: int) -> bool:
+    bdev = app.bdevs.get(name)
+    if all(limit == UNSET for limit in limits.values()):
+        raise RpcError(-errno.EINVAL, "No rate limits specified")
+    try:
+        bdev.qos.set(limits, bdev.in_use)
+    except OSError as error:
+        raise RpcError.invalid_params(f"Failed to configure rate limit: {error.strerror}") from error
+    return True
+
+
+@method(
+    "bdev_enable_histogram",
+    params={
+        **_NAME,
+        "enable": Param(boolean, required=True),
+        "opc": Param(string),
+        "granularity": Param(uint8, default=7),
+        "min_nsec": Param(uint64, default=1000),
+        "max_nsec": Param(uint64, default=120_000_000_000),
+    },
+)
+def bdev_enable_histogram(
+    app: App, name: str, enable: bool, opc: str | None, granularity: int, min_nsec: int, max_nsec: int
+) -> bool:
+    stats = app.bdevs.get(name).stats
+    operations = dict(_IO_TYPES)
+    if opc is not None and opc not in operations:
+        raise RpcError(INTERNAL_ERROR, "Invalid Io type")
+    operation = None if opc is None else operations[opc]
+    try:
+        stats.histogram = Histogram(granularity, min_nsec, max_nsec, operation) if enable else None
+    except ValueError:
+        raise BdevError(errno.ENOMEM) from None
+    return True
+
+
+@method("bdev_get_histogram", params=_NAME)
+def bdev_get_histogram(app: App, name: str) -> dict[str, Any]:
+    histogram = app.bdevs.get(name).stats.histogram
+    if histogram is None:
+        raise BdevError(errno.ENOMEM)
+    return histogram.as_json()
+
+
 # malloc
 
 
@@ -213,6 +264,8 @@ def bdev_malloc_create(
     **_: Any,
 ) -> str:
     _check_size(num_blocks, block_size, physical_block_size, md_size, dif_type)
+    if name == "":
+        raise BdevError(errno.EINVAL)
     if numa_id not in (-1, 0):
         raise BdevError(errno.EINVAL)
     bdev = MallocBdev(
@@ -292,8 +345,16 @@ def bdev_null_resize(app: App, name: str, new_size: int) -> bool:
     bdev = _find(app, name, NullBdev, errno.EINVAL)
     if new_size < bdev.size // _MIB:
         raise BdevError(errno.EINVAL)
-    app.bdevs.resize(bdev, new_size * _MIB // bdev.block_size)
+    _resize(app, bdev, new_size * _MIB // bdev.block_size)
     return True
+
+
+def _resize(app: App, bdev: Bdev, num_blocks: int) -> None:
+    """These methods hold the bdev open themselves, and SPDK does not shrink what is open."""
+    if num_blocks < bdev.num_blocks:
+        raise BdevError(errno.EBUSY)
+    if num_blocks > bdev.num_blocks:
+        app.bdevs.resize(bdev, num_blocks)
 
 
 @method("bdev_null_delete", params=_NAME)
@@ -328,8 +389,8 @@ def bdev_aio_rescan(app: App, name: str) -> bool:
     blocks = bdev.size_in_blocks()
     if blocks == 0:
         app.bdevs.unregister(bdev)
-    elif blocks != bdev.num_blocks:
-        app.bdevs.resize(bdev, blocks)
+    else:
+        _resize(app, bdev, blocks)
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from typing import Any
 
 TICK_RATE = 1_000_000_000
@@ -23,6 +25,7 @@ class IoStats:
     """What a bdev has done so far: successes by kind, failures by status."""
 
     def __init__(self) -> None:
+        self.histogram: Histogram | None = None
         self.reset()
 
     def reset(self, mode: str = "all") -> None:
@@ -38,6 +41,9 @@ class IoStats:
         if status:
             self._errors["nvme"] = self._errors.get("nvme", 0) + 1
             return
+        histogram = self.histogram
+        if histogram is not None and histogram.operation in (None, op):
+            histogram.tally(ticks)
         counter = self._counters.get(op)
         if counter is None:
             return
@@ -63,3 +69,43 @@ class IoStats:
             answer[f"min_{name}_latency_ticks"] = counter.least
         answer["io_error"] = dict(self._errors)
         return answer
+
+
+class Histogram:
+    """Counts of latencies: ``2**granularity`` buckets for each power of two between two times, as in SPDK's layout."""
+
+    def __init__(self, granularity: int, least: int, most: int, operation: int | None) -> None:
+        """From ``least`` up to, and without, ``most`` nanoseconds; ``operation`` None counts all.
+
+        Raises ``ValueError`` where that is no range.
+        """
+        if least >= most or not 0 < granularity < 64:
+            raise ValueError("no range")
+        self.granularity = granularity
+        self.operation = operation
+        self.min_range = self._range(least)
+        self.max_range = self._range(most - 1)
+        self.buckets = [0] * ((self.max_range - self.min_range + 1) << granularity)
+
+    def _range(self, value: int) -> int:
+        return max(0, value.bit_length() - self.granularity)
+
+    def tally(self, value: int) -> None:
+        each, number = 1 << self.granularity, self._range(value)
+        if number < self.min_range:
+            position = 0
+        elif number > self.max_range:
+            position = len(self.buckets) - 1
+        else:
+            position = (number - self.min_range) * each + ((value >> max(0, number - 1)) & (each - 1))
+        self.buckets[position] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        packed = struct.pack(f"<{len(self.buckets)}Q", *self.buckets)
+        return {
+            "histogram": base64.b64encode(packed).decode(),
+            "granularity": self.granularity,
+            "min_range": self.min_range,
+            "max_range": self.max_range,
+            "tsc_rate": TICK_RATE,
+        }

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import time
 from typing import TYPE_CHECKING, Any
 
-from ..jsonrpc.errors import INVALID_PARAMS
-from ..jsonrpc.params import boolean
+from ..bdev.stats import TICK_RATE
+from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from ..jsonrpc.params import boolean, enum, string, uint32, uint64
 from ..jsonrpc.registry import ANY, METHODS, RUNTIME, STARTUP, Param, method
 from ..options import VERSION
+from .models import LEVELS, SUBSYSTEMS
 
 if TYPE_CHECKING:
     from ..app import App
+
+_INVALID_PARAMETERS = (INVALID_PARAMS, "Invalid parameters")
+_INVALID_ARGUMENT = (INVALID_PARAMS, os.strerror(errno.EINVAL))
+_DECODE_FAILED = (INVALID_PARAMS, "spdk_json_decode_object failed")
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Those that the request named."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 @method("spdk_get_version", state=ANY, bad_params=(INVALID_PARAMS, "spdk_get_version method requires no parameters"))
@@ -25,16 +40,29 @@ def spdk_get_version(app: App) -> dict[str, Any]:
     "rpc_get_methods",
     params={"current": Param(boolean, default=False), "include_aliases": Param(boolean, default=False)},
     state=ANY,
-    bad_params=(INVALID_PARAMS, "Invalid parameters"),
+    bad_params=_INVALID_PARAMETERS,
 )
 def rpc_get_methods(app: App, current: bool, include_aliases: bool) -> list[str]:
     """Only what is really there."""
     wrong_state = STARTUP if app.running else RUNTIME
-    names = []
+    names: list[str] = []
     for each in METHODS.values():
         if app.is_allowed(each.name) and not (current and each.state == wrong_state):
             names += [each.name, *(each.aliases if include_aliases else ())]
     return names
+
+
+@method(
+    "spdk_kill_instance",
+    params={"sig_name": Param(enum("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGKILL", "SIGUSR1"), required=True)},
+    bad_params=_INVALID_PARAMETERS,
+)
+def spdk_kill_instance(app: App, sig_name: str) -> bool:
+    os.kill(os.getpid(), signal.Signals[sig_name])
+    return True
+
+
+# The framework
 
 
 @method("framework_start_init", state=STARTUP)
@@ -44,7 +72,285 @@ async def framework_start_init(app: App) -> bool:
     return True
 
 
-@method("framework_wait_init", state=ANY)
+@method("framework_wait_init", state=ANY, params={}, relaxed=True)
 async def framework_wait_init(app: App) -> bool:
     await app.started.wait()
     return True
+
+
+@method(
+    "framework_get_subsystems", bad_params=(INVALID_PARAMS, "'framework_get_subsystems' requires no arguments")
+)
+def framework_get_subsystems(app: App) -> list[dict[str, Any]]:
+    return [{"subsystem": name, "depends_on": list(needs)} for name, needs in SUBSYSTEMS.items()]
+
+
+@method(
+    "framework_get_config",
+    params={"name": Param(string, required=True), "with_batches": Param(boolean, default=False)},
+    bad_params=(INVALID_PARAMS, "Invalid arguments"),
+)
+def framework_get_config(app: App, name: str, with_batches: bool) -> list[dict[str, Any]]:
+    if name not in SUBSYSTEMS:
+        raise RpcError.invalid_params(f"Subsystem '{name}' not found")
+    return app.config(name)
+
+
+@method(
+    "framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments")
+)
+def framework_get_scheduler(app: App) -> dict[str, Any]:
+    return {
+        "scheduler_name": "static",
+        "scheduler_period": app.framework.scheduler.period,
+        "isolated_core_mask": "0",
+        "scheduling_core": 0,
+    }
+
+
+@method(
+    "framework_set_scheduler",
+    params={"name": Param(string, required=True), "period": Param(uint64, default=0)},
+    state=ANY,
+    bad_params=_INVALID_PARAMETERS,
+)
+def framework_set_scheduler(app: App, name: str, period: int) -> bool:
+    """``period`` in microseconds; it is taken over even where there is no scheduler of that name, as in SPDK."""
+    scheduler = app.framework.scheduler
+    scheduler.period = period or scheduler.period or 1_000_000
+    if name != "static":
+        raise RpcError(INTERNAL_ERROR, "Unknown error -22")
+    return True
+
+
+@method("framework_get_governor", bad_params=(INVALID_PARAMS, "'rpc_get_governor' requires no arguments"))
+def framework_get_governor(app: App) -> dict[str, Any]:
+    return {}
+
+
+def _busy_and_idle(app: App) -> dict[str, int]:
+    busy = time.process_time_ns()
+    return {"busy": busy, "idle": max(0, time.perf_counter_ns() - app.framework.started - busy)}
+
+
+@method("framework_get_reactors", bad_params=(INVALID_PARAMS, "`framework_get_reactors` requires no arguments"))
+def framework_get_reactors(app: App) -> dict[str, Any]:
+    """One, whatever the mask: the emulator is one event loop."""
+    threads = [{**_APP_THREAD, "elapsed": time.perf_counter_ns() - app.framework.started}]
+    times = os.times()
+    reactor = {
+        "lcore": 0,
+        "numa_id": 0,
+        "tid": os.getpid(),
+        **_busy_and_idle(app),
+        "in_interrupt": app.options.interrupt_mode,
+        "irq": 0,
+        "sys": int(times.system * 100),
+        "usr": int(times.user * 100),
+        "lw_threads": threads,
+    }
+    return {"tick_rate": TICK_RATE, "pid": os.getpid(), "reactors": [reactor]}
+
+
+_APP_THREAD = {"name": "app_thread", "id": 1, "cpumask": "1"}
+
+
+@method("thread_get_stats", bad_params=(INVALID_PARAMS, "'thread_get_stats' requires no arguments"))
+def thread_get_stats(app: App) -> dict[str, Any]:
+    thread = {
+        **_APP_THREAD,
+        **_busy_and_idle(app),
+        "active_pollers_count": 0,
+        "timed_pollers_count": 0,
+        "paused_pollers_count": 0,
+    }
+    return {"tick_rate": TICK_RATE, "threads": [thread]}
+
+
+@method("thread_get_pollers", bad_params=(INVALID_PARAMS, "'thread_get_pollers' requires no arguments"))
+def thread_get_pollers(app: App) -> dict[str, Any]:
+    """None: the loop sleeps until there is something to do."""
+    thread = {"name": "app_thread", "id": 1, "active_pollers": [], "timed_pollers": [], "paused_pollers": []}
+    return {"tick_rate": TICK_RATE, "threads": [thread]}
+
+
+# Logs
+
+
+@method("log_get_level", state=ANY)
+def log_get_level(app: App) -> str:
+    return app.framework.logs.level
+
+
+@method("log_set_level", params={"level": Param(enum(*LEVELS), required=True)}, state=ANY)
+def log_set_level(app: App, level: str) -> bool:
+    app.framework.logs.level = level
+    return True
+
+
+@method("log_get_print_level", state=ANY)
+def log_get_print_level(app: App) -> str:
+    return app.framework.logs.print_level
+
+
+@method("log_set_print_level", params={"level": Param(enum(*LEVELS), required=True)}, state=ANY)
+def log_set_print_level(app: App, level: str) -> bool:
+    app.framework.logs.set_print_level(level)
+    return True
+
+
+@method("log_get_flags", state=ANY)
+def log_get_flags(app: App) -> dict[str, bool]:
+    return app.framework.logs.flags
+
+
+def _set_flag(app: App, flag: str, enabled: bool) -> bool:
+    try:
+        app.framework.logs.set_flag(flag, enabled)
+    except KeyError:
+        raise RpcError.invalid_params("invalid log flag") from None
+    return True
+
+
+@method("log_set_flag", params={"flag": Param(string, required=True)}, state=ANY)
+def log_set_flag(app: App, flag: str) -> bool:
+    return _set_flag(app, flag, True)
+
+
+@method("log_clear_flag", params={"flag": Param(string, required=True)}, state=ANY)
+def log_clear_flag(app: App, flag: str) -> bool:
+    return _set_flag(app, flag, False)
+
+
+# Buffers, sockets, accel: options that SPDK has and others ask for
+
+
+@method(
+    "iobuf_set_options",
+    params={
+        "small_pool_count": Param(uint64),
+        "large_pool_count": Param(uint64),
+        "small_bufsize": Param(uint32),
+        "large_bufsize": Param(uint32),
+        "enable_numa": Param(boolean),
+    },
+    state=STARTUP,
+    bad_params=_DECODE_FAILED,
+)
+def iobuf_set_options(app: App, **options: Any) -> bool:
+    app.framework.buffers.set(_given(options))
+    return True
+
+
+@method("iobuf_get_stats", params={}, relaxed=True)
+def iobuf_get_stats(app: App) -> list[dict[str, Any]]:
+    """All zero: no buffer is ever taken from a pool."""
+    pool = {"cache": 0, "main": 0, "retry": 0, "cache_size": 0}
+    return [{"module": module, "small_pool": pool, "large_pool": pool} for module in ("accel", "bdev")]
+
+
+@method("sock_get_default_impl", state=ANY)
+def sock_get_default_impl(app: App) -> dict[str, str]:
+    return {"impl_name": app.framework.sockets.default}
+
+
+_IMPLEMENTATION = {"impl_name": Param(enum("posix", "ssl"), required=True)}
+
+
+@method("sock_set_default_impl", params=_IMPLEMENTATION, state=STARTUP, bad_params=_INVALID_PARAMETERS)
+def sock_set_default_impl(app: App, impl_name: str) -> bool:
+    app.framework.sockets.default = impl_name
+    return True
+
+
+@method("sock_impl_get_options", params=_IMPLEMENTATION, state=ANY, bad_params=_INVALID_PARAMETERS)
+def sock_impl_get_options(app: App, impl_name: str) -> dict[str, Any]:
+    return app.framework.sockets.options[impl_name]
+
+
+@method(
+    "sock_impl_set_options",
+    params={
+        **_IMPLEMENTATION,
+        "recv_buf_size": Param(uint32),
+        "send_buf_size": Param(uint32),
+        "enable_recv_pipe": Param(boolean),
+        "enable_quickack": Param(boolean),
+        "enable_placement_id": Param(uint32),
+        "enable_zerocopy_send_server": Param(boolean),
+        "enable_zerocopy_send_client": Param(boolean),
+        "zerocopy_threshold": Param(uint32),
+        "tls_version": Param(uint32),
+        "enable_ktls": Param(boolean),
+    },
+    state=STARTUP,
+    bad_params=_INVALID_PARAMETERS,
+)
+def sock_impl_set_options(app: App, impl_name: str, **options: Any) -> bool:
+    app.framework.sockets.options[impl_name].update(_given(options))
+    return True
+
+
+_OPERATIONS = ["copy", "fill", "compare", "crc32c"]
+"""What the data path computes, in Python."""
+
+
+@method(
+    "accel_set_options",
+    params={name: Param(uint32) for name in
+            ("small_cache_size", "large_cache_size", "task_count", "sequence_count", "buf_count")},
+    state=STARTUP,
+    bad_params=_DECODE_FAILED,
+)
+def accel_set_options(app: App, **options: int | None) -> bool:
+    app.framework.accel_options |= _given(options)
+    return True
+
+
+@method("accel_get_opc_assignments")
+def accel_get_opc_assignments(app: App) -> dict[str, str]:
+    return dict.fromkeys(_OPERATIONS, "software")
+
+
+@method("accel_get_module_info")
+def accel_get_module_info(app: App) -> list[dict[str, Any]]:
+    return [{"module": "software", "supported ops": _OPERATIONS}]
+
+
+# Notifications and keys
+
+
+@method("notify_get_types", bad_params=(INVALID_PARAMS, "No parameters required"))
+def notify_get_types(app: App) -> list[str]:
+    return list(app.framework.notifications.TYPES)
+
+
+@method(
+    "notify_get_notifications",
+    params={"id": Param(uint64, default=0), "max": Param(uint64, default=2**64 - 1)},
+    bad_params=_INVALID_ARGUMENT,
+)
+def notify_get_notifications(app: App, id: int, max: int) -> list[dict[str, Any]]:
+    return app.framework.notifications.since(id, max)
+
+
+@method(
+    "keyring_file_add_key",
+    params={"name": Param(string, required=True), "path": Param(string, required=True)},
+    bad_params=_INVALID_ARGUMENT,
+    relaxed=True,
+)
+def keyring_file_add_key(app: App, name: str, path: str) -> bool:
+    app.framework.keyring.add(name, path)
+    return True
+
+
+@method("keyring_file_remove_key", params={"name": Param(string, required=True)}, bad_params=_INVALID_ARGUMENT)
+def keyring_file_remove_key(app: App, name: str) -> bool:
+    app.framework.keyring.remove(name)
+    return True
+
+
+@method("keyring_get_keys", params={}, relaxed=True)
+def keyring_get_keys(app: App) -> list[dict[str, Any]]:
+    return app.framework.keyring.describe()
