@@ -1,6 +1,6 @@
 """Replay what a real SPDK was asked, and compare what it answered with what this one answers.
 
-Against the emulator, or with ``SPDK_PREFIX=/path`` against the ``spdk_tgt`` built there, which checks the harness itself.
+Against the emulator, or with ``SPDK_PREFIX=/path`` against the ``spdk_tgt`` built there, which checks the harness.
 A recording is one line a call: ``method``, ``params``, ``result`` or ``error``, ``wait_ms`` before the call, ``node``
 (``initiator`` is a second process), ``volatile`` (JSON pointers into the answer that differ from run to run).
 """
@@ -64,7 +64,7 @@ def recording(family: str) -> list[dict[str, Any]]:
 
 
 class Places:
-    """The recordings name files below /tmp and the address 127.0.0.1. A replay has a directory and an address of its own."""
+    """The recordings name files below /tmp and the address 127.0.0.1. A replay has a directory and address of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -97,7 +97,7 @@ class Node:
         arguments = ["--wait-for-rpc", "-r", str(self.socket_path), "-S", str(vhost)]
         prefix = os.environ.get("SPDK_PREFIX")
         if prefix:
-            program = [f"{prefix}/build/bin/spdk_tgt", "--no-huge", "-s", "1200", "-m", "0x1", "--disable-cpumask-locks"]
+            program = f"{prefix}/build/bin/spdk_tgt --no-huge -s 1200 -m 0x1 --disable-cpumask-locks".split()
         else:
             program = [sys.executable, "-m", "spdk_emulator"]
         self._process = subprocess.Popen(
@@ -176,9 +176,7 @@ def replay(family: str, keep: Path | None = None) -> Outcome:
                 node.close()
 
 
-def _replay_calls(
-    family: str, calls: list[dict[str, Any]], nodes: dict[str, Node], places: Places
-) -> list[Difference]:
+def _replay_calls(family: str, calls: list[dict[str, Any]], nodes: dict[str, Node], places: Places) -> list[Difference]:
     differences = []
     for number, call in enumerate(calls, start=1):
         time.sleep(call.get("wait_ms", 0) / 1000)

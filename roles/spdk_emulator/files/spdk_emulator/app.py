@@ -83,8 +83,8 @@ class App:
     def add_config(self, subsystem: str, calls: _Calls, last: bool = False) -> None:
         """``calls`` returns ``[{"method": …, "params": …}]``, what ``framework_get_config`` says of a subsystem.
 
-        Several parts of one subsystem (``bdev``: malloc, nvme …) each add theirs, in the order of the answer; those with
-        ``last`` come after all others.
+        Several parts of one subsystem (``bdev``: malloc, nvme …) each add theirs, in the order of the answer; those
+        with ``last`` come after all others.
         """
         self._configs.setdefault(subsystem, ([], []))[last].append(calls)
 

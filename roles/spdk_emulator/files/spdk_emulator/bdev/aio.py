@@ -30,7 +30,7 @@ def _detected_block_size(fd: int) -> int:
 
 
 class AioBdev(Bdev):
-    """Reads and writes go to the kernel's page cache and are done when the system call is; a flush is done in a thread."""
+    """Reads and writes are done when the system call is, in the kernel's page cache; a flush is done in a thread."""
 
     product_name = "AIO disk"
     module = "aio"

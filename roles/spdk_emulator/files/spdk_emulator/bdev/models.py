@@ -2,8 +2,8 @@
 
 Three kinds of code meet here. A *bdev module* (malloc, aio, nvme …) subclasses :class:`Bdev` and implements
 :meth:`Bdev.submit`. A *consumer* (an NVMe-oF namespace, a vhost controller, another bdev) opens a bdev through
-:class:`BdevRegistry` and gets a :class:`Descriptor`, whose :meth:`Descriptor.io` is the only way to do I/O. The registry
-tells consumers when a bdev is resized or goes away.
+:class:`BdevRegistry` and gets a :class:`Descriptor`, whose :meth:`Descriptor.io` is the only way to do I/O. The
+registry tells consumers when a bdev is resized or goes away.
 
 I/O is by callback rather than by coroutine: one coroutine per 4 KiB request would cost more than the request.
 """
@@ -38,7 +38,7 @@ class Op(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """The result of one I/O: an NVMe status, ``status code type << 8 | status code`` (NVMe base specification, 3.3.3.2)."""
+    """The result of one I/O: an NVMe status, ``status code type << 8 | status code`` (NVMe base spec., 3.3.3.2)."""
 
     SUCCESS = 0x000
     INVALID_OPCODE = 0x001
@@ -54,9 +54,10 @@ class Status(enum.IntEnum):
 class BdevIo:
     """One request on its way to a bdev.
 
-    ``offset`` and ``length`` are in bytes and whole blocks. ``iov`` is a list of memoryviews (or bytearrays) that together
-    hold ``length`` bytes: to be filled by a READ, to be taken from by a WRITE or COMPARE, empty for all else. The buffers
-    stay valid until :meth:`complete` is called, which has to happen exactly once, maybe before ``submit`` returns.
+    ``offset`` and ``length`` are in bytes and whole blocks. ``iov`` is a list of memoryviews (or bytearrays) that
+    together hold ``length`` bytes: to be filled by a READ, to be taken from by a WRITE or COMPARE, empty for all else.
+    The buffers stay valid until :meth:`complete` is called, which has to happen exactly once, maybe before ``submit``
+    returns.
     """
 
     __slots__ = ("op", "offset", "length", "iov", "done", "stats", "started")
@@ -104,8 +105,10 @@ class Descriptor:
         if op not in bdev.supported:
             done(Status.INVALID_OPCODE)
             return
-        if (offset | length) & (bdev.block_size - 1) if bdev.block_size_is_power_of_two else (
-            offset % bdev.block_size or length % bdev.block_size
+        if (
+            (offset | length) & (bdev.block_size - 1)
+            if bdev.block_size_is_power_of_two
+            else (offset % bdev.block_size or length % bdev.block_size)
         ):
             done(Status.INVALID_FIELD)
             return
@@ -122,13 +125,13 @@ class Descriptor:
 
 
 class Bdev:
-    """The base of every block device. Subclasses set ``product_name`` and ``supported`` and implement :meth:`submit`."""
+    """The base of every block device. Subclasses set ``product_name`` and ``supported`` and have a :meth:`submit`."""
 
     product_name = "Block device"
     module = "none"
     supported: frozenset[Op] = frozenset({Op.READ, Op.WRITE, Op.FLUSH, Op.RESET})
     also_supported: frozenset[str] = frozenset()
-    """Names of ``supported_io_types`` beyond ``supported``: what SPDK's module says of itself (``abort``, ``copy`` …)."""
+    """Names of ``supported_io_types`` beyond ``supported``: what SPDK's module says of itself (``abort``, …)."""
     numa_id: int | None = None
     """None: the object of ``bdev_get_bdevs`` has no such field."""
     write_granularity = (0, 0, 0)
@@ -169,7 +172,7 @@ class Bdev:
         return any(not descriptor.idle for descriptor in self.descriptors)
 
     def submit(self, io: BdevIo) -> None:
-        """Do one I/O that is already known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
+        """Do one I/O that is known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
         raise NotImplementedError
 
     def start(self, io: BdevIo) -> None:

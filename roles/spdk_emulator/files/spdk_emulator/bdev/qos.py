@@ -21,7 +21,7 @@ _MIB = 1024 * 1024
 _IOS_STEP = 1000
 _MOST_MBYTES = (2**64 - 1) // _MIB
 _SLICE_SECONDS = 0.01
-"""How much of a second's tokens may be saved up, and how long I/O that found none waits at most before it asks again."""
+"""How much of a second's tokens may be saved up, and how long I/O that found none waits before it asks again."""
 _READ, _WRITE = 1, 2
 
 
@@ -64,14 +64,12 @@ class Qos:
         for name, value in wanted.items():
             if value == UNSET:
                 continue
-            if name == "rw_ios_per_sec":
-                value = -(-value // _IOS_STEP) * _IOS_STEP
-            else:
-                value = min(value, _MOST_MBYTES)
-            self._limits[name] = value
+            ios = name == "rw_ios_per_sec"
+            limit = -(-value // _IOS_STEP) * _IOS_STEP if ios else min(value, _MOST_MBYTES)
+            self._limits[name] = limit
             self._buckets.pop(name, None)
-            if value:
-                self._buckets[name] = _Bucket(value if name == "rw_ios_per_sec" else value * _MIB)
+            if limit:
+                self._buckets[name] = _Bucket(limit if ios else limit * _MIB)
         self.enabled = any(self._limits.values())
 
     def admit(self, bdev: Bdev, io: BdevIo) -> None:

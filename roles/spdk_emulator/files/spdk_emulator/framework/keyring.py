@@ -1,4 +1,4 @@
-"""Keys in files: what ``keyring_file_add_key`` names, others refer to by that name. The secret is read when it is used."""
+"""Keys in files: ``keyring_file_add_key`` gives them a name, others refer to it. A secret is read when it is used."""
 
 from __future__ import annotations
 

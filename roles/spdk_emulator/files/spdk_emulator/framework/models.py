@@ -25,17 +25,18 @@ LEVELS = {
 }
 """SPDK's names of log levels and what they are in Python."""
 
-_FLAGS = (
-    "accel accel_ae4dma accel_ioat aio app_config app_rpc bdev bdev_concat bdev_ftl bdev_malloc bdev_null bdev_nvme "
-    "bdev_raid bdev_raid0 bdev_raid1 bdev_raid_sb blob blob_esnap blob_rw fsdev fsdev_aio ftl_core ftl_init "
-    "fuse_dispatcher gpt_parse ioat iscsi json_util keyring log_rpc lvol lvol_rpc nbd notify_rpc nvme nvme_auth "
-    "nvme_vfio nvmf nvmf_auth nvmf_tcp nvmf_vfio opal reactor rpc rpc_client scsi sock sock_posix spdk_aio_mgr_io "
-    "thread trace vbdev_crypto vbdev_delay vbdev_gpt vbdev_lvol vbdev_opal vbdev_passthru vbdev_split "
-    "vbdev_zone_block vfio_pci vfio_user vfio_user_db vfu vfu_virtio vfu_virtio_blk vfu_virtio_fs "
-    "vfu_virtio_fs_data vfu_virtio_io vfu_virtio_scsi vfu_virtio_scsi_data vhost vhost_blk vhost_blk_data vhost_ring "
-    "vhost_rpc vhost_scsi vhost_scsi_data vhost_scsi_queue virtio virtio_blk virtio_dev virtio_pci virtio_user "
-    "virtio_vfio_user vmd"
-).split()
+_FLAGS = """
+    accel accel_ae4dma accel_ioat aio app_config app_rpc bdev bdev_concat bdev_ftl bdev_malloc bdev_null
+    bdev_nvme bdev_raid bdev_raid0 bdev_raid1 bdev_raid_sb blob blob_esnap blob_rw fsdev fsdev_aio ftl_core
+    ftl_init fuse_dispatcher gpt_parse ioat iscsi json_util keyring log_rpc lvol lvol_rpc nbd notify_rpc nvme
+    nvme_auth nvme_vfio nvmf nvmf_auth nvmf_tcp nvmf_vfio opal reactor rpc rpc_client scsi sock sock_posix
+    spdk_aio_mgr_io thread trace vbdev_crypto vbdev_delay vbdev_gpt vbdev_lvol vbdev_opal vbdev_passthru
+    vbdev_split vbdev_zone_block vfio_pci vfio_user vfio_user_db vfu vfu_virtio vfu_virtio_blk vfu_virtio_fs
+    vfu_virtio_fs_data vfu_virtio_io vfu_virtio_scsi vfu_virtio_scsi_data vhost vhost_blk vhost_blk_data
+    vhost_ring vhost_rpc vhost_scsi vhost_scsi_data vhost_scsi_queue virtio virtio_blk virtio_dev virtio_pci
+    virtio_user virtio_vfio_user vmd
+"""
+"""All of SPDK's, whether or not there is anything here for them to switch."""
 _LOGGERS = {
     "aio": "bdev.aio",
     "bdev": "bdev",
@@ -50,7 +51,7 @@ _LOGGERS = {
     "vhost_blk": "vhost",
     "vhost_ring": "vhost_user",
 }
-"""What a flag of SPDK switches to DEBUG here. The others are taken, and there is nothing for them to switch."""
+"""What a flag switches to DEBUG here."""
 
 SUBSYSTEMS: dict[str, tuple[str, ...]] = {
     "scheduler": (),
@@ -70,7 +71,7 @@ class Logs:
 
     def __init__(self, quiet: bool) -> None:
         self.level = "NOTICE"
-        self.flags = dict.fromkeys(_FLAGS, False)
+        self.flags = dict.fromkeys(_FLAGS.split(), False)
         self.set_print_level("WARNING" if quiet else "INFO")
 
     def set_print_level(self, level: str) -> None:

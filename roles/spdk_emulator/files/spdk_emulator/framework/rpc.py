@@ -78,9 +78,7 @@ async def framework_wait_init(app: App) -> bool:
     return True
 
 
-@method(
-    "framework_get_subsystems", bad_params=(INVALID_PARAMS, "'framework_get_subsystems' requires no arguments")
-)
+@method("framework_get_subsystems", bad_params=(INVALID_PARAMS, "'framework_get_subsystems' requires no arguments"))
 def framework_get_subsystems(app: App) -> list[dict[str, Any]]:
     return [{"subsystem": name, "depends_on": list(needs)} for name, needs in SUBSYSTEMS.items()]
 
@@ -96,9 +94,7 @@ def framework_get_config(app: App, name: str, with_batches: bool) -> list[dict[s
     return app.config(name)
 
 
-@method(
-    "framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments")
-)
+@method("framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments"))
 def framework_get_scheduler(app: App) -> dict[str, Any]:
     return {
         "scheduler_name": "static",
@@ -297,8 +293,10 @@ _OPERATIONS = ["copy", "fill", "compare", "crc32c"]
 
 @method(
     "accel_set_options",
-    params={name: Param(uint32) for name in
-            ("small_cache_size", "large_cache_size", "task_count", "sequence_count", "buf_count")},
+    params={
+        name: Param(uint32)
+        for name in ("small_cache_size", "large_cache_size", "task_count", "sequence_count", "buf_count")
+    },
     state=STARTUP,
     bad_params=_DECODE_FAILED,
 )

@@ -1,7 +1,7 @@
 """Decoders of parameters: as strict as SPDK's, which never converts a string to a number or a number to a boolean.
 
-A decoder is a callable that takes what ``json`` parsed and returns the decoded value or raises ``ValueError``. The message
-never tells the value: it may be a key.
+A decoder is a callable that takes what ``json`` parsed and returns the decoded value or raises ``ValueError``, whose
+message never tells the value: it may be a secret.
 """
 
 from __future__ import annotations

@@ -203,7 +203,10 @@ class Server:
         self._listener: asyncio.AbstractServer | None = None
 
     async def bind(self) -> None:
-        """Take the path; clients are refused until :meth:`serve`. Raises :class:`AddressInUse`, or ``OSError`` where the path cannot be used."""
+        """Take the path; clients are refused until :meth:`serve`.
+
+        Raises :class:`AddressInUse`, or ``OSError`` where the path cannot be used.
+        """
         lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,7 +217,9 @@ class Server:
         if os.path.lexists(self.path):
             os.unlink(self.path)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_unix_server(lambda: Connection(self), self.path, backlog=512, start_serving=False)
+        self._listener = await loop.create_unix_server(
+            lambda: Connection(self), self.path, backlog=512, start_serving=False
+        )
 
     async def serve(self) -> None:
         """Accept clients."""

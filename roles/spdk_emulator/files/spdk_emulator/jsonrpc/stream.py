@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(
-    rb'(?P<punctuation>[{}\[\]:,])'
+    rb"(?P<punctuation>[{}\[\]:,])"
     rb'|(?P<string>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")'
     rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)(?=[ \t\n\r,\]}])"
     rb"|(?P<literal>true|false|null)"
