@@ -462,22 +462,30 @@ class _Target:
 
 @dataclass
 class _Ipu:
-    """An IPU as observed. ``devices`` maps physical ids to the name of the bdev behind (null where it is gone)."""
+    """An IPU as observed. ``devices`` maps physical ids to the name of the bdev behind (null where it is gone).
+
+    ``unplugged``: the physical ids of those that no QEMU is connected to, because the host was started anew.
+    """
 
     controllers: dict[str, dict[str, Any]]
     devices: dict[int, str | None]
+    unplugged: set[int]
     bdevs: dict[str, dict[str, Any]]
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> _Ipu:
-        devices = {}
+        devices: dict[int, str | None] = {}
+        unplugged = set()
         for controller in state["vhost_controllers"]:
             match = re.fullmatch(r"sma-([0-9]+)", controller["ctrlr"])
             if match:
                 devices[int(match[1])] = controller.get("backend_specific", {}).get("block", {}).get("bdev")
+                if not controller.get("sessions"):
+                    unplugged.add(int(match[1]))
         return cls(
             {controller["name"]: controller for controller in state["nvme_controllers"]},
             devices,
+            unplugged,
             {bdev["name"]: bdev for bdev in state["bdevs"]},
         )
 
@@ -824,8 +832,8 @@ class _Planner:
         if slot is None:
             slot = self._free_slot(disk)
             detail = serial
-        elif looked_at and serial not in self.hosts[disk.host]:
-            detail = f"{serial}: {disk.ipu} has the device, but {disk.host} does not see it"
+        elif slot in self.ipus[disk.ipu].unplugged or (looked_at and serial not in self.hosts[disk.host]):
+            detail = f"{serial}: {disk.ipu} has the device, but {disk.host} does not"
         else:
             detail = ""
         if detail:

@@ -365,15 +365,29 @@ def test_a_subsystem_that_no_longer_admits_its_ipu_is_opened_once(lost: str) -> 
     assert len(subsystem["namespaces"]) == 2
 
 
+@pytest.mark.parametrize("access", ["ssh", "none"])
+def test_a_device_that_a_restarted_host_lost_is_attached_again(access: str) -> None:
+    world = World(nodes(access=access))
+    converge(world, [disk("a"), disk("b")])
+    world.unplugged["ipu1"].add(1)
+    planned = converge(world, [disk("a"), disk("b")])
+    assert planned["nodes"]["ipu1"]["attach"] == [
+        {"physical_id": 1, "volume": planner.volume_uuid("b", "st1"), "state": "present"}
+    ]
+    assert planned["nodes"].get("host1") == ({"present": ["st1n2"]} if access == "ssh" else None)
+    assert planned["steps"][0]["detail"] == "st1n2: ipu1 has the device, but host1 does not"
+
+
 def test_a_device_that_the_host_does_not_see_is_attached_again() -> None:
     world = World(nodes())
     converge(world, [disk()])
     observed = world.observed()
     observed["host1"]["disks"] = []
     planned = planner.plan([disk()], world.inventory, observed)
-    assert planned["nodes"]["ipu1"]["attach"][0]["physical_id"] == 0
-    assert planned["nodes"]["host1"] == {"present": ["st1n1"]}
-    assert planned["steps"][0]["detail"] == "st1n1: ipu1 has the device, but host1 does not see it"
+    assert planned["nodes"] == {
+        "ipu1": {"attach": [{"physical_id": 0, "volume": planner.volume_uuid("vol00", "st1"), "state": "present"}]},
+        "host1": {"present": ["st1n1"]},
+    }
 
 
 def test_a_target_that_lost_its_volumes_gets_them_again_for_the_same_devices() -> None:

@@ -32,6 +32,8 @@ class World:
         self.subsystems: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
         self.controllers: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
         self.devices: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
+        """devices that no QEMU is connected to"""
         self.uses: dict[str, dict[str, Any]] = {}
         """serial → fields of a host's disk that is in use"""
         self.dead: set[str] = set()
@@ -55,7 +57,8 @@ class World:
                     {"name": name, "uuid": uuid, "product_name": "NVMe disk"} for name, uuid in self.seen_by(ipu).items()
                 ],
                 "vhost_controllers": [
-                    {"ctrlr": f"sma-{slot}", "backend_specific": {"block": {"readonly": False, "bdev": bdev}}}
+                    {"ctrlr": f"sma-{slot}", "backend_specific": {"block": {"readonly": False, "bdev": bdev}},
+                     "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}]}
                     for slot, bdev in self.devices[ipu].items()
                 ],
             }
@@ -92,6 +95,7 @@ class World:
     def _attach(self, ipu: str, item: dict[str, Any]) -> None:
         bdev = next(name for name, uuid in self.seen_by(ipu).items() if uuid == item["volume"])
         assert self.devices[ipu].setdefault(item["physical_id"], bdev) == bdev
+        self.unplugged[ipu].discard(item["physical_id"])
 
     def _bdevs(self, target: str, item: dict[str, Any]) -> None:
         if item["state"] == "absent":

@@ -1,0 +1,242 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""fio jobs: which disk each one means and whether it may be written, the job file, the process, the numbers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._sysfs import Sysfs
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+OPTION = re.compile(r"[a-z][a-z0-9_]*")
+OWN_OPTIONS = ("filename", "name", "rw", "readwrite", "output", "directory", "include", "exec_prerun", "exec_postrun")
+"""What the free options may not say: it is said elsewhere, or would run something else."""
+
+PLAIN = ("bs", "iodepth", "ioengine", "size", "offset", "io_size", "runtime", "rwmixread", "verify")
+PERCENTILES = {"50.000000": "p50", "95.000000": "p95", "99.000000": "p99", "99.900000": "p99_9", "99.990000": "p99_99"}
+MESSAGES = 2000
+"""How many characters of what fio said go into a failure's message, counted from its end."""
+
+
+class FioError(Exception):
+    """fio cannot or must not be run with these jobs, or did not do them. The message names the job."""
+
+
+def writes(job: Mapping[str, Any]) -> bool:
+    return job["rw"] not in ("read", "randread")
+
+
+def resolve(
+    jobs: Sequence[Mapping[str, Any]], allowed: Sequence[str], force: bool, sysfs: Sysfs
+) -> list[dict[str, Any]]:
+    """Find what each job works on and refuse what must not be written; raises FioError for the first that is wrong.
+
+    Returns the jobs with ``path`` (what fio opens) and ``disk`` (the serial, or the path where there is none).
+    """
+    if not jobs:
+        raise FioError("jobs is empty: name at least one job")
+    names: dict[str, int] = {}
+    disks = {disk["name"]: disk for disk in sysfs.disks([])}
+    resolved = []
+    for index, job in enumerate(jobs):
+        where = f"jobs[{index}] ({job['name']!r})"
+        if not NAME.fullmatch(job["name"]) or job["name"] == "global":
+            raise FioError(f"{where}: wanted a name of letters, digits, '_', '.', '-', other than global")
+        if names.setdefault(job["name"], index) != index:
+            raise FioError(f"jobs[{names[job['name']]}] and {where} have the same name: rename one")
+        for key, value in (job.get("options") or {}).items():
+            if not OPTION.fullmatch(str(key)) or key in OWN_OPTIONS:
+                raise FioError(f"{where}: {key!r} may not be given in options")
+            _one_line(where, key, value)
+        for key in PLAIN:
+            _one_line(where, key, job.get(key))
+        path, disk = _find(job, where, disks, sysfs)
+        if writes(job):
+            _may_write(job, where, path, disk, allowed, force, sysfs)
+        resolved.append({**job, "path": path, "disk": (disk or {}).get("serial") or path})
+    return resolved
+
+
+def _one_line(where: str, key: str, value: Any) -> None:
+    if value is not None and re.search(r"[\r\n]", str(value)):
+        raise FioError(f"{where}: {key} has a line break: {value!r}")
+
+
+def _find(
+    job: Mapping[str, Any], where: str, disks: Mapping[str, dict[str, Any]], sysfs: Sysfs
+) -> tuple[str, dict[str, Any] | None]:
+    """The path to open and the disk that it is, or lies on as a partition; no disk for an ordinary file."""
+    if job.get("serial"):
+        found = [disk for disk in disks.values() if disk["serial"] == job["serial"]]
+        if len(found) != 1:
+            have = ", ".join(sorted(disk["serial"] for disk in disks.values() if disk["serial"]))
+            count = "several disks have" if found else "no disk has"
+            raise FioError(f"{where}: {count} the serial {job['serial']!r}; there are: {have or 'none'}")
+        return found[0]["path"], found[0]
+    path = job["filename"]
+    _one_line(where, "filename", path)
+    if not os.path.isabs(path):
+        raise FioError(f"{where}: filename: wanted an absolute path, got {path!r}")
+    real = os.path.realpath(sysfs.path(path.lstrip("/")))
+    name = os.path.basename(real)
+    for disk in disks.values():
+        if real == os.path.realpath(sysfs.path("dev", disk["name"])) or name in disk["partitions"]:
+            return path, disk
+    if not os.path.exists(real):
+        if path.startswith("/dev/"):
+            raise FioError(f"{where}: there is no {path}; fio would make an ordinary file of that name")
+        if not os.path.isdir(os.path.dirname(real)):
+            raise FioError(f"{where}: there is no directory for {path}")
+    elif not (stat.S_ISREG(os.stat(real).st_mode) or stat.S_ISBLK(os.stat(real).st_mode)):
+        raise FioError(f"{where}: {path} is neither a block device nor an ordinary file")
+    return path, None
+
+
+def _may_write(
+    job: Mapping[str, Any],
+    where: str,
+    path: str,
+    disk: Mapping[str, Any] | None,
+    allowed: Sequence[str],
+    force: bool,
+    sysfs: Sysfs,
+) -> None:
+    def real(name: str) -> str:
+        return os.path.realpath(sysfs.path(name.lstrip("/")))
+
+    by_serial = disk is not None and disk["serial"] is not None and disk["serial"] in allowed
+    by_path = real(path) in {real(entry) for entry in allowed if entry.startswith("/")}
+    if not (by_serial or by_path):
+        raise FioError(
+            f"{where}: rw: {job['rw']} would destroy what is on {job.get('serial') or path}, "
+            "which allow_write does not name"
+        )
+    if disk is not None and not force:
+        uses = [f"mounted on {mount}" for mount in disk["mounts"]]
+        uses += [f"used as swap ({swap})" for swap in disk["swaps"]]
+        uses += [f"held by {holder}" for holder in disk["holders"]]
+        if not uses and disk["open"]:
+            uses = [f"open in {who}" for who in disk["open_by"]]
+        if uses:
+            raise FioError(
+                f"{where}: {disk['path']} is in use ({', '.join(uses)}) and is not written; release it, or set force"
+            )
+
+
+def job_file(jobs: Sequence[Mapping[str, Any]], sequential: bool) -> str:
+    """The jobs in fio's own words."""
+    lines = ["[global]", "lat_percentiles=1", "clat_percentiles=0", "unified_rw_reporting=both", "thread=1"]
+    for job in jobs:
+        # A colon separates file names for fio.
+        lines += ["", f"[{job['name']}]", "filename=" + job["path"].replace(":", "\\:"), f"rw={job['rw']}"]
+        lines += [f"{key}={job[key]}" for key in PLAIN if job.get(key) is not None]
+        lines.append(f"direct={int(job['direct'])}")
+        if job.get("runtime") is not None:
+            lines.append("time_based=1")
+        if job.get("verify") is not None:
+            # Go on after a mismatch, so that they can be counted.
+            lines.append("continue_on_error=verify")
+        lines += [f"{key}={_text(value)}" for key, value in (job.get("options") or {}).items()]
+        if sequential:
+            lines.append("stonewall=1")
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def run(jobs: Sequence[Mapping[str, Any]], sequential: bool, timeout: float, fio: str = "fio") -> list[dict[str, Any]]:
+    """One fio process for all jobs. Returns :func:`results`; raises FioError where fio itself did not work."""
+    with tempfile.TemporaryDirectory(prefix="ipdk-fio-") as directory:
+        jobs_path = os.path.join(directory, "jobs.fio")
+        output_path = os.path.join(directory, "output.json")
+        with open(jobs_path, "w", encoding="utf-8") as file:
+            file.write(job_file(jobs, sequential))
+        command = [fio, "--output-format=json", f"--output={output_path}", jobs_path]
+        try:
+            # In its own directory, since fio leaves state files where it is.
+            process = subprocess.run(
+                command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+                text=True,
+                errors="replace",
+            )
+        except FileNotFoundError:
+            raise FioError(f"there is no program {fio} on this host: install fio") from None
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"")[-MESSAGES:]
+            raise FioError(f"fio was not done after {timeout:g} s and was ended: {said!r}") from None
+        messages = process.stdout.strip()[-MESSAGES:]
+        try:
+            with open(output_path, encoding="utf-8") as file:
+                text = file.read()
+            # Some warnings come before the JSON, in the same file.
+            output = json.loads(text[text.index("{\n") :])
+        except (OSError, ValueError):
+            raise FioError(f"fio ended with status {process.returncode} and without numbers: {messages}") from None
+    return results(jobs, output, messages)
+
+
+def results(jobs: Sequence[Mapping[str, Any]], output: Mapping[str, Any], messages: str) -> list[dict[str, Any]]:
+    """fio's JSON → one dictionary a job, in the jobs' order; ``error`` is null for a job that did what it had to."""
+    rows = {row["jobname"]: row for row in output["jobs"]}
+    found = []
+    for job in jobs:
+        row = rows.get(job["name"])
+        if row is None:
+            raise FioError(f"job {job['name']!r}: fio returned no numbers for it: {messages}")
+        total = _side(row["mixed"])
+        verify_errors = row.get("total_err", 1) if row["error"] == errno.EILSEQ else 0
+        error = None
+        if verify_errors:
+            error = f"{verify_errors} blocks of {job['disk']} were not what had been written"
+        elif row["error"]:
+            error = f"{os.strerror(row['error'])} on {job['disk']}"
+        elif total["ios"] == 0:
+            # fio calls it a success when it could not open a file.
+            error = f"no I/O was done on {job['disk']}"
+        found.append(
+            {
+                "name": job["name"],
+                "disk": job["disk"],
+                "filename": job["path"],
+                **total,
+                "read": _side(row["read"]),
+                "write": _side(row["write"]),
+                "runtime_ms": row["job_runtime"],
+                "verify_errors": verify_errors,
+                "error": error,
+            }
+        )
+    return found
+
+
+def _side(row: Mapping[str, Any]) -> dict[str, Any]:
+    latency = row["lat_ns"]
+    percentiles = latency.get("percentile") or {}
+    return {
+        "ios": row["total_ios"],
+        "iops": round(row["iops"], 1),
+        "bw_bytes": row["bw_bytes"],
+        "lat_ns": {
+            "mean": round(latency["mean"]),
+            **{name: percentiles[key] for key, name in PERCENTILES.items() if key in percentiles},
+        },
+    }
