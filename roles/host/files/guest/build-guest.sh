@@ -65,6 +65,8 @@ done <"$work/modules"
 (cd "$initrd" && find . >"$work/list" && cpio --quiet --owner=0:0 -o -H newc <"$work/list" >"$work/result/initrd")
 gzip -n "$work/result/initrd"
 mv "$work/result/initrd.gz" "$work/result/initrd"
+# The kernel finds what is appended only at a multiple of four bytes.
+truncate -s %4 "$work/result/initrd"
 
 # systemd reaches multi-user.target sooner, under emulation above all, without what a simulated host never uses.
 cp -a "$here/guest.d/." "$root/"
