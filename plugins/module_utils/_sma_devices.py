@@ -322,7 +322,7 @@ def _devices(wanted: Sequence[Item], family: Devices, outcome: Any) -> list[dict
     for item, slot in zip(wanted, family.placed):
         handle = None if slot is None else handle_of(slot)
         there = handle in outcome.after
-        volume = outcome.after[handle]["volume"] if there else item["volume"]
+        volume = outcome.after.get(handle, outcome.before.get(handle, item))["volume"]
         bdev = family.state.bdevs.get(volume) if volume else None
         devices.append(
             {

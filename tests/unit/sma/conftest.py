@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,42 +60,33 @@ class Sma:
     """An SMA process that can be killed and started again."""
 
     def __init__(self, python: Path, directory: Path, rpc_socket: Path, qmp_port: int, **params: Any) -> None:
-        self.directory = directory
         self.address = f"unix:{directory}/sma.sock:8080"
         self.socket = directory / "sma.sock:8080"
         self.log = directory / "sma.log"
         self._python = python
         self._configuration = directory / "sma.yaml"
         self._process: subprocess.Popen[bytes] | None = None
-        self._configuration.write_text(
-            yaml.safe_dump(
-                {
-                    "address": f"unix:{directory}/sma.sock",
-                    "port": 8080,
-                    "socket": str(rpc_socket),
-                    "plugins": ["ipdk_sma"],
-                    "devices": [
-                        {
-                            "name": "ipdk_vhost_blk",
-                            "params": {
-                                "buses": [{"name": "pci.ipdk.0", "count": 32}, {"name": "pci.ipdk.1", "count": 32}],
-                                "qmp_port": qmp_port,
-                                "sock_path": str(directory),
-                                **params,
-                            },
-                        }
-                    ],
-                }
-            )
-        )
+        buses = [{"name": "pci.ipdk.0", "count": 32}, {"name": "pci.ipdk.1", "count": 32}]
+        params = {"buses": buses, "qmp_port": qmp_port, "sock_path": str(directory), **params}
+        configuration = {
+            "address": f"unix:{directory}/sma.sock",
+            "port": 8080,
+            "socket": str(rpc_socket),
+            "plugins": ["ipdk_sma"],
+            "devices": [{"name": "ipdk_vhost_blk", "params": params}],
+        }
+        self._configuration.write_text(yaml.safe_dump(configuration))
 
     def command(self) -> list[str]:
         return [str(self._python), "-m", "ipdk_sma", "--config", str(self._configuration)]
 
+    @staticmethod
+    def environment() -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(FILES / "sma_plugins"), "PYTHONDONTWRITEBYTECODE": "1"}
+
     def start(self, wait: bool = True) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(FILES / "sma_plugins"), "PYTHONDONTWRITEBYTECODE": "1"}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self.command(), env=environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command(), env=self.environment(), stdout=log, stderr=log)
         if wait:
             with _sma.Client(self.address, timeout=20) as client:
                 client.wait_ready(20)
@@ -106,6 +97,25 @@ class Sma:
             self._process.send_signal(how)
             self._process.wait(timeout=20)
             self._process = None
+
+
+@pytest.fixture
+def sma_environment() -> dict[str, str]:
+    return Sma.environment()
+
+
+@pytest.fixture
+def make_sma(sma_python: Path, tmp_path: Path) -> Iterator[Callable[..., Sma]]:
+    """Makes SMA processes that are not started yet: make_sma(rpc_socket, qmp_port, **params of the manager)."""
+    made: list[Sma] = []
+
+    def make(rpc_socket: Path, qmp_port: int, **params: Any) -> Sma:
+        made.append(Sma(sma_python, tmp_path, rpc_socket, qmp_port, **params))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
 
 
 @pytest.fixture
@@ -123,11 +133,10 @@ def qemu(spdk: FakeSpdk) -> Iterator[FakeQemu]:
 
 
 @pytest.fixture
-def sma(sma_python: Path, tmp_path: Path, spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Sma]:
-    server = Sma(sma_python, tmp_path, spdk.path, qemu.port, qmp_timeout=1, unplug_timeout=0.5)
+def sma(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Sma:
+    server = make_sma(spdk.path, qemu.port, qmp_timeout=1, unplug_timeout=0.5)
     server.start()
-    yield server
-    server.stop()
+    return server
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ class Qmp:
         except OSError as error:
             raise QmpSilent(f"cannot reach QEMU on {self._where}: {error}") from None
         try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._greet()
         except BaseException:
             self._socket.close()
@@ -138,6 +139,8 @@ class Qmp:
                 return None
             try:
                 self._socket.settimeout(remaining)
+                # QEMU answers in small segments and holds each back until the one before is acknowledged.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 data = self._socket.recv(65536)
             except TimeoutError:
                 return None
