@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The least that creates (or deletes) volumes: one connection, one call after the other, no state read, nothing checked.
 
-What `create_64_volumes_ratio` holds our own task against. Usage: bare_volumes.py SOCKET NQN COUNT create|delete
+What `create_64_volumes_ratio` holds our own task against. Usage: bare_volumes.py SOCKET NQN create|export|delete UUID...
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ class Connection:
 
 
 def main() -> None:
-    path, nqn, count, action = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+    path, nqn, action, volumes = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
     spdk = Connection(path)
-    if action == "create":
-        spdk.call("nvmf_create_subsystem", nqn=nqn, serial_number="bench", model_number="ipdk", max_namespaces=256)
-        for number in range(count):
-            name = f"bench{number}"
-            spdk.call("bdev_malloc_create", name=name, num_blocks=32768, block_size=512, uuid=str(uuid.uuid4()))
+    for number, volume in enumerate(volumes):
+        name = f"bench{number}"
+        if action == "create":
+            spdk.call("bdev_malloc_create", name=name, num_blocks=32768, block_size=512, uuid=volume)
+        elif action == "export":
             spdk.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": name, "nsid": number + 1})
-    else:
-        for number in range(count):
-            spdk.call("nvmf_subsystem_remove_ns", nqn=nqn, nsid=number + 1)
-            spdk.call("bdev_malloc_delete", name=f"bench{number}")
-        spdk.call("nvmf_delete_subsystem", nqn=nqn)
+        elif action == "delete":
+            spdk.call("bdev_malloc_delete", name=name)
+        else:
+            raise SystemExit(f"no action is called {action}")
 
 
 if __name__ == "__main__":
