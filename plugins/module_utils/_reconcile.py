@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Protocol
 
-from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import ConnectionFailed, Error, Timeout
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import ConnectionFailed, Error, RpcError, Timeout
 
 Path = tuple  # of str: where a thing is in the view, such as ("nqn.2022-06.io.ipdk:st1:ipu1", "namespaces", "3")
 
@@ -27,7 +27,8 @@ class Change:
     """One step. ``calls`` are made one after another; changes of one ``stage`` do not depend on each other.
 
     ``path`` says where in the view the thing is and ``after`` what is there when the change is made (None: nothing).
-    A change is not tried when one at its own path, or above it, or at one of ``needs``, has failed before.
+    A change is not tried when one at its own path, or above it, or at one of ``needs``, has failed before. ``hint``:
+    what is usually behind a failure, for where SPDK's own message says little.
     """
 
     action: str  # create, update, delete
@@ -38,6 +39,7 @@ class Change:
     calls: tuple[tuple[str, Mapping[str, Any] | None], ...]
     stage: int = 0
     needs: tuple[Path, ...] = ()
+    hint: str = ""
 
     def entry(self, reason: str | None = None) -> dict[str, str]:
         """The change as data, for a module's result."""
@@ -203,7 +205,7 @@ class _Run:
         self.sentences: dict[Path, str] = {}
 
     def failed_reasons(self) -> list[tuple[Change, str]]:
-        return [(change, self.sentences.get(change.path, str(error))) for change, error in self.failed]
+        return [(change, self.sentences.get(change.path) or _reason(change, error)) for change, error in self.failed]
 
     def apply(self, changes: Sequence[Change], executor: Executor) -> None:
         for stage in sorted({change.stage for change in changes}):
@@ -250,6 +252,10 @@ class _Run:
             if _blocks(other, change):
                 return f"{other.kind} {other.name} was not tried"
         return ""
+
+
+def _reason(change: Change, error: Error) -> str:
+    return f"{error}: {change.hint}" if change.hint and isinstance(error, RpcError) else str(error)
 
 
 def _blocks(other: Change, change: Change) -> bool:

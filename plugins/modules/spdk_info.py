@@ -1,0 +1,96 @@
+#!/usr/bin/python
+
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: spdk_info
+short_description: Look at what an SPDK has
+version_added: 0.1.0
+author:
+  - ipdk.storage contributors (@ipdk-io)
+description:
+  - Returns SPDK's own answers, unchanged, with one request for each section and one connection for all.
+extends_documentation_fragment:
+  - ipdk.storage.spdk
+  - ipdk.storage.spdk.looks
+options:
+  gather:
+    description:
+      - The sections to return.
+      - V(version) is the answer of C(spdk_get_version).
+      - V(bdevs) is the answer of C(bdev_get_bdevs).
+      - V(subsystems) is the answer of C(nvmf_get_subsystems).
+      - V(transports) is the answer of C(nvmf_get_transports).
+      - V(nvme_controllers) is the answer of C(bdev_nvme_get_controllers).
+      - V(vhost_controllers) is the answer of C(vhost_get_controllers).
+      - V(iostat) is the answer of C(bdev_get_iostat).
+      - V(methods) is the answer of C(rpc_get_methods), restricted to what may be called now.
+    type: list
+    elements: str
+    choices: [version, bdevs, subsystems, transports, nvme_controllers, vhost_controllers, iostat, methods]
+    default: [version]
+"""
+
+EXAMPLES = r"""
+- name: What the IPU has
+  ipdk.storage.spdk_info:
+    rpc_socket: /run/ipdk/ipu1/spdk/spdk.sock
+    gather: [bdevs, nvme_controllers, vhost_controllers]
+  register: ipu
+"""
+
+RETURN = r"""
+spdk:
+  description: By the name of the section, the result of SPDK's method as it came.
+  returned: success
+  type: dict
+  sample:
+    version:
+      version: SPDK v26.05 git sha1 d519b163cb
+      fields: {major: 26, minor: 5, patch: 0, suffix: "", commit: d519b163cb}
+unsupported:
+  description: Sections that this SPDK has no method for. They are not in RV(spdk). Unknown is not empty.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error, Unsupported
+from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+
+SECTIONS = {
+    "version": ("spdk_get_version", None),
+    "bdevs": ("bdev_get_bdevs", None),
+    "subsystems": ("nvmf_get_subsystems", None),
+    "transports": ("nvmf_get_transports", None),
+    "nvme_controllers": ("bdev_nvme_get_controllers", None),
+    "vhost_controllers": ("vhost_get_controllers", None),
+    "iostat": ("bdev_get_iostat", None),
+    "methods": ("rpc_get_methods", {"current": True}),
+}
+
+
+def main() -> None:
+    module = spdk_module(
+        {"gather": {"type": "list", "elements": "str", "choices": list(SECTIONS), "default": ["version"]}}
+    )
+    sections = list(dict.fromkeys(module.params["gather"]))
+    try:
+        with Client(module.params["rpc_socket"], module.params["rpc_timeout"]) as client:
+            answers = dict(zip(sections, client.pipeline([SECTIONS[section] for section in sections])))
+    except (Error, ValueError) as error:
+        module.fail_json(msg=str(error))
+    unsupported = [section for section, answer in answers.items() if isinstance(answer, Unsupported)]
+    spdk = {section: answer for section, answer in answers.items() if section not in unsupported}
+    broken = [str(answer) for answer in spdk.values() if isinstance(answer, Error)]
+    if broken:
+        module.fail_json(msg="; ".join(dict.fromkeys(broken)))
+    leave(module, {"changed": False, "spdk": spdk, "unsupported": unsupported})
+
+
+if __name__ == "__main__":
+    main()
