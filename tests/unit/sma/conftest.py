@@ -20,13 +20,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-COLLECTIONS = ROOT / "build" / "collections"
-if str(COLLECTIONS) not in sys.path:
-    sys.path.insert(0, str(COLLECTIONS))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "tests")]
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma  # noqa: E402
-from fakes import FakeQemu, FakeSpdk  # noqa: E402
+from sma_fakes import FakeQemu, FakeSpdk  # noqa: E402
 
 FILES = ROOT / "roles" / "ipu" / "files"
 ENVIRONMENT = ROOT / "build" / "sma-venv"

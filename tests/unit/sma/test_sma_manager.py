@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma
-from fakes import FakeQemu, FakeSpdk
+from sma_fakes import FakeQemu, FakeSpdk
 
 
 def create(client: _sma.Client, volume: str, physical_id: int, virtual_id: int = 0) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices
-from fakes import FakeQemu, FakeSpdk
+from sma_fakes import FakeQemu, FakeSpdk
 
 READ = ["vhost_get_controllers", "bdev_get_bdevs"]
 
