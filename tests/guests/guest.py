@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import socket
 import subprocess
 import time
@@ -80,7 +79,8 @@ class Guest:
             *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
             *("-append", "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on"),
             *("-serial", f"file:{self.console}"),
-            *("-serial", f"unix:{self._shell_path},server=on,wait=off"),
+            *("-chardev", f"socket,id=shell,path={self._shell_path},server=on,wait=off"),
+            *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell,name=shell"),
             *("-qmp", f"unix:{self._monitor_path},server=on,wait=off"),
             *("-netdev", f"user,id=net,net={NETWORK},host={HOST_ADDRESS}{forwards}"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
@@ -128,7 +128,7 @@ class Guest:
     # The shell
 
     def sh(self, script: str, timeout: float = 60) -> str:
-        """Run a script; what it printed, without space at either end. Raises :class:`CommandFailed`, ``TimeoutError``."""
+        """Run a script; what it printed, stripped. Raises :class:`CommandFailed` or ``TimeoutError``."""
         token = f"done{next(self._tokens)}"
         self._shell.sendall(f"{token} {base64.b64encode(script.encode()).decode()}\n".encode())
         output = self._until(f"@@{token} ".encode(), timeout).decode(errors="replace").strip()
@@ -220,8 +220,11 @@ class Guest:
 
     def disks(self) -> dict[str, Disk]:
         """The virtio disks that the guest's kernel sees, by serial."""
-        script = 'cd /sys/block; for disk in vd*; do [ -e $disk ] && echo "$disk $(cat $disk/size) $(cat $disk/serial)"; done; true'
-        rows = [re.split(r"\s+", line, maxsplit=2) for line in self.sh(script).splitlines()]
+        script = (
+            "cd /sys/block; for disk in vd*; do "
+            '[ -e $disk/serial ] && echo "$disk;$(cat $disk/size);$(cat $disk/serial)"; done; true'
+        )
+        rows = [line.split(";", 2) for line in self.sh(script).splitlines()]
         return {serial.strip(): Disk(name, int(sectors) * 512) for name, sectors, serial in rows}
 
     def wait_disks(self, matches: Callable[[dict[str, Disk]], bool], timeout: float = 60) -> dict[str, Disk]:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 CACHE = Path(__file__).resolve().parents[2] / "build" / "guests"
 INIT = Path(__file__).with_name("init")
 PACKAGES = ("busybox-static", "nvme-cli", "libnvme1", "libjson-c5")
-"""Beside the kernel. fio comes from this machine, with its libraries."""
+"""Beside the kernel. fio and blkdiscard come from this machine, with their libraries."""
 MODULES = (
     "virtio_pci",
+    "virtio_console",
     "virtio_blk",
     "virtio_net",
     "nvme",
@@ -94,7 +95,11 @@ def _write_initramfs(path: Path, root: Path) -> None:
         archive.device("dev/console", 5, 1)
         archive.file("init", INIT.read_bytes(), 0o755)
         archive.file("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
-        programs = {"fio": Path("/usr/bin/fio"), "nvme": root / "usr/sbin/nvme"}
+        programs = {
+            "fio": Path("/usr/bin/fio"),
+            "blkdiscard": Path("/usr/sbin/blkdiscard"),
+            "nvme": root / "usr/sbin/nvme",
+        }
         library_folders = [root / "usr/lib/x86_64-linux-gnu", root / "lib/x86_64-linux-gnu"]
         for name, program in programs.items():
             archive.file(f"bin/{name}", program.read_bytes(), 0o755)
