@@ -30,6 +30,33 @@ def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | N
     return []
 
 
+def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> dict[str, Any]:
+    """Each node's own declaration where the role has run there, else what its inventory variables say."""
+    declared: dict[str, Any] = {"targets": {}, "ipus": {}, "hosts": {}}
+    for name in groups.get("storage_targets", []):
+        own = hostvars[name].get("virtual_disks_node") or {}
+        declared["targets"][name] = {
+            "address": own.get("address", hostvars[name].get("storage_target_address")),
+            "port": own.get("port"),
+            "volumes_dir": own.get("volumes_dir"),
+        }
+    for name in groups.get("ipus", []):
+        own = hostvars[name].get("virtual_disks_node") or {}
+        declared["ipus"][name] = {"host_nqn": own.get("host_nqn"), "max_disks": own.get("max_disks")}
+    for name in groups.get("ipu_hosts", []):
+        declared["hosts"][name] = {
+            "ipu": hostvars[name].get("host_ipu"),
+            "access": hostvars[name].get("ipdk_host_access", "ssh"),
+        }
+    return declared
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"plan": plan, "plan_report": planner.report, "invalid_disks": invalid_disks}
+        return {
+            "declared_nodes": declared_nodes,
+            "invalid_disks": invalid_disks,
+            "plan": plan,
+            "plan_after_unplug": planner.after_unplug,
+            "plan_report": planner.report,
+        }

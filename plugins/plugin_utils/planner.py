@@ -16,7 +16,9 @@ Shapes
      "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64}},
      "hosts":   {"host1": {"ipu": "ipu1", "access": "ssh"}}}
 
-``observed``: what is there, by node; a node that is left out or null is *unknown*, never empty::
+``port``, ``volumes_dir``, ``host_nqn`` and ``max_disks`` may be null for a node that is not observed.
+
+``observed``: what is there, by node; a node that is left out, null or ``{}`` is *unknown*, never empty::
 
     {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports},
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
@@ -32,7 +34,7 @@ from __future__ import annotations
 import difflib
 import re
 import uuid as uuid_module
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,30}")
@@ -351,7 +353,7 @@ class _Item:
             return None
         if ipu is not None:
             slots = self.nodes["ipus"][ipu]["max_disks"]
-            if not 0 <= value < slots:
+            if value < 0 or (slots is not None and value >= slots):
                 self.wrong(f"physical_id: {ipu} has slots 0 to {slots - 1} (ipu_max_virtual_disks), got {value}.")
                 return None
         return value
@@ -395,7 +397,7 @@ def _too_many(disks: list[Disk], nodes: dict[str, Any]) -> list[str]:
             volumes[disk.target, disk.ipu] = volumes.get((disk.target, disk.ipu), 0) + 1
     for ipu, count in wanted.items():
         slots = nodes["ipus"][ipu]["max_disks"]
-        if count > slots:
+        if slots is not None and count > slots:
             errors.append(
                 f"virtual_disks: {count} disks are to be attached through {ipu}, which has {slots} slots "
                 "(ipu_max_virtual_disks). Raise it and deploy the IPU again, or detach some."
@@ -508,23 +510,24 @@ def disk_uses(disk: dict[str, Any]) -> list[str]:
 
 @dataclass
 class _Step:
-    """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes."""
+    """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes.
+
+    ``disk`` is null for what several disks share (a controller, an existing subsystem).
+    """
 
     stage: str
     node: str
     action: str
     kind: str
     name: str
-    disk: str
+    disk: str | None
     detail: str
     arguments: dict[str, Any]
-    nqn: str | None = None
+    subsystem: dict[str, Any] | None = None
+    """What ``arguments`` is a namespace of."""
     host: str | None = None
     """Where ``serial`` has to appear (attach) or to disappear (unplug); null where nobody looks."""
     serial: str | None = None
-
-    def public(self) -> dict[str, str]:
-        return {key: getattr(self, key) for key in ("stage", "node", "action", "kind", "name", "disk", "detail")}
 
 
 class _Refused(Exception):
@@ -540,12 +543,12 @@ class _Planner:
         self.disks = disks
         self.nodes = nodes
         self.force = force
-        self.targets = {name: _Target.of(observed[name]) for name in nodes["targets"] if observed.get(name) is not None}
-        self.ipus = {name: _Ipu.of(observed[name]) for name in nodes["ipus"] if observed.get(name) is not None}
+        self.targets = {name: _Target.of(observed[name]) for name in nodes["targets"] if observed.get(name)}
+        self.ipus = {name: _Ipu.of(observed[name]) for name in nodes["ipus"] if observed.get(name)}
         self.hosts = {
             name: {disk["serial"]: disk for disk in observed[name]["disks"] if disk.get("serial")}
             for name in nodes["hosts"]
-            if observed.get(name) is not None
+            if observed.get(name)
         }
         self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
         self.steps: list[_Step] = []
@@ -593,21 +596,16 @@ class _Planner:
         action: str,
         kind: str,
         name: str,
-        disk: Disk,
+        disk: Disk | None,
         detail: str,
         arguments: dict[str, Any],
         **more: Any,
     ) -> None:
-        self.steps.append(_Step(stage, node, action, kind, name, disk.name, detail, arguments, **more))
+        owner = disk.name if disk is not None else None
+        self.steps.append(_Step(stage, node, action, kind, name, owner, detail, arguments, **more))
 
-    def _planned(self, stage: str, node: str, name: str | None = None, nqn: str | None = None) -> bool:
-        return any(
-            step.stage == stage
-            and step.node == node
-            and (name is None or step.name == name)
-            and (nqn is None or step.nqn == nqn)
-            for step in self.steps
-        )
+    def _planned(self, stage: str, node: str, name: str) -> bool:
+        return any(step.stage == stage and step.node == node and step.name == name for step in self.steps)
 
     def _access(self, host: str) -> str:
         return self.nodes["hosts"][host].get("access", "ssh")
@@ -740,11 +738,19 @@ class _Planner:
                 disk,
                 disk.nqn,
                 {"bdev": disk.name, "nsid": nsid, "state": "present"},
-                nqn=disk.nqn,
+                subsystem=self._subsystem(disk),
             )
-        elif not self._admitted(disk) and not self._planned("subsystems", disk.target, nqn=disk.nqn):
+        elif not self._admitted(disk) and not self._planned("subsystems", disk.target, disk.nqn):
             self._add(
-                "subsystems", disk.target, "open", "subsystem", disk.nqn, disk, f"to {disk.ipu}", {}, nqn=disk.nqn
+                "subsystems",
+                disk.target,
+                "open",
+                "subsystem",
+                disk.nqn,
+                None,
+                f"to {disk.ipu}",
+                {},
+                subsystem=self._subsystem(disk),
             )
         self._connect(disk)
         self._plug(disk, result)
@@ -787,19 +793,30 @@ class _Planner:
             for listener in subsystem["listen_addresses"]
         ) and any(host["nqn"] == self.nodes["ipus"][disk.ipu]["host_nqn"] for host in subsystem["hosts"])
 
+    def _subsystem(self, disk: Disk) -> dict[str, Any]:
+        declared = self.nodes["targets"][disk.target]
+        return {
+            "nqn": disk.nqn,
+            "serial_number": subsystem_serial(disk.nqn),
+            "model_number": "ipdk.storage",
+            "max_namespaces": MAX_NAMESPACES,
+            "hosts": [self.nodes["ipus"][disk.ipu]["host_nqn"]],
+            "listeners": [{"trtype": "TCP", "traddr": declared["address"], "trsvcid": str(declared["port"])}],
+        }
+
     def _connect(self, disk: Disk) -> None:
         declared = self.nodes["targets"][disk.target]
         address, port = declared["address"], str(declared["port"])
         there = self.ipus[disk.ipu].controllers.get(disk.target)
         if there is None:
-            if not self._planned("controllers", disk.ipu, name=disk.target):
+            if not self._planned("controllers", disk.ipu, disk.target):
                 self._add(
                     "controllers",
                     disk.ipu,
                     "connect",
                     "controller",
                     disk.target,
-                    disk,
+                    None,
                     disk.nqn,
                     {
                         "name": disk.target,
@@ -961,7 +978,7 @@ class _Planner:
             disk,
             nqn,
             {"bdev": disk.name, "nsid": nsid, "state": "absent"},
-            nqn=nqn,
+            subsystem={"nqn": nqn},
         )
 
     # what is there and not in the list
@@ -998,8 +1015,9 @@ def plan(
 
     Returns a dictionary with
 
-    - ``steps``: in order, each ``{stage, node, action, kind, name, disk, detail}``
-    - ``nodes``: for each node with steps, the arguments of the modules that take them (see :func:`_render`)
+    - ``steps``: in order, each with ``stage``, ``node``, ``action``, ``kind``, ``name``, ``disk``, ``detail``, and what
+      its module is told (``arguments``, ``subsystem``) and where it shows (``host``, ``serial``)
+    - ``nodes``: for each node with steps, the arguments of the modules that take them (see :func:`module_arguments`)
     - ``disks``: in the list's order, each with its names on all sides, ``action``, ``converged`` and ``reason``
     - ``unmanaged``: ``{node, kind, name}`` of what is ours and not in the list
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
@@ -1019,9 +1037,10 @@ def plan(
         "not_converged": sum(not result["converged"] for result in results),
     }
     unmanaged = planner.unmanaged()
+    steps = [asdict(step) for step in planner.steps]
     return {
-        "steps": [step.public() for step in planner.steps],
-        "nodes": _render(planner.steps, nodes),
+        "steps": steps,
+        "nodes": module_arguments(steps),
         "disks": results,
         "unmanaged": unmanaged,
         "problems": planner.problems,
@@ -1030,7 +1049,7 @@ def plan(
     }
 
 
-def _render(steps: list[_Step], nodes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Steps → module arguments, by node.
 
     Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev),
@@ -1043,48 +1062,58 @@ def _render(steps: list[_Step], nodes: dict[str, Any]) -> dict[str, dict[str, An
         return rendered.setdefault(node, {}).setdefault(key, [])
 
     for step in steps:
-        if step.stage in ("release", "subsystems"):
-            subsystems = entry(step.node, step.stage)
-            subsystem = next((known for known in subsystems if known["nqn"] == step.nqn), None)
+        stage, node, arguments = step["stage"], step["node"], step["arguments"]
+        if step["subsystem"]:
+            subsystems = entry(node, stage)
+            nqn = step["subsystem"]["nqn"]
+            subsystem = next((known for known in subsystems if known["nqn"] == nqn), None)
             if subsystem is None:
-                subsystem = {"nqn": step.nqn, "namespaces": []}
-                if step.stage == "subsystems":
-                    subsystem = _subsystem(step.nqn or "", step.node, nodes)
+                subsystem = {**step["subsystem"], "namespaces": []}
                 subsystems.append(subsystem)
-            if step.arguments:
-                subsystem["namespaces"].append(step.arguments)
+            if arguments:
+                subsystem["namespaces"].append(arguments)
         else:
-            entry(step.node, step.stage).append(step.arguments)
-        if step.stage == "bdevs" and "filename" in step.arguments:
-            path = step.arguments["filename"]
-            if step.action == "destroy":
-                entry(step.node, "files_absent").append(path)
+            entry(node, stage).append(arguments)
+        if stage == "bdevs" and "filename" in arguments:
+            if arguments["state"] == "absent":
+                entry(node, "files_absent").append(arguments["filename"])
             else:
-                files = entry(step.node, "files_present")
-                same = next((group for group in files if group["size"] == step.arguments["size"]), None)
+                files = entry(node, "files_present")
+                same = next((group for group in files if group["size"] == arguments["size"]), None)
                 if same is None:
-                    same = {"size": step.arguments["size"], "paths": []}
+                    same = {"size": arguments["size"], "paths": []}
                     files.append(same)
-                same["paths"].append(path)
-        if step.host is not None:
-            entry(step.host, "absent" if step.stage == "unplug" else "present").append(step.serial)
+                same["paths"].append(arguments["filename"])
+        if step["host"] is not None:
+            entry(step["host"], "absent" if stage == "unplug" else "present").append(step["serial"])
     return rendered
 
 
-def _subsystem(nqn: str, target: str, nodes: dict[str, Any]) -> dict[str, Any]:
-    declared = nodes["targets"][target]
-    ipu = next(ipu for ipu in nodes["ipus"] if subsystem_nqn(target, ipu) == nqn)
-    return {
-        "nqn": nqn,
-        "serial_number": subsystem_serial(nqn),
-        "model_number": "ipdk.storage",
-        "max_namespaces": MAX_NAMESPACES,
-        "hosts": [nodes["ipus"][ipu]["host_nqn"]],
-        "listeners": [
-            {"trtype": "TCP", "adrfam": "IPv4", "traddr": declared["address"], "trsvcid": str(declared["port"])}
-        ],
-        "namespaces": [],
-    }
+def after_unplug(
+    planned: dict[str, Any], devices: dict[str, list[dict[str, Any]]], still_there: dict[str, list[str]]
+) -> dict[str, Any]:
+    """What is left to do once the unplugging has been tried: a disk that did not come off keeps all that is behind it.
+
+    ``devices``: by IPU, what sma_device returned (``physical_id``, ``state``); nothing for an IPU that is left out.
+    ``still_there``: by host, the serials that did not go. Returns ``nodes`` as in a plan, and ``stuck``, the disks for
+    which nothing more is done: those that did not come off, and those that were to get their slots.
+    """
+    stuck: set[str] = set()
+    slots: set[tuple[str, int]] = set()
+    for step in planned["steps"]:
+        slot = (step["node"], step["arguments"].get("physical_id"))
+        if step["stage"] == "unplug":
+            gone = any(
+                device["physical_id"] == slot[1] and device["state"] == "absent"
+                for device in devices.get(slot[0]) or []
+            )
+            if not gone or step["serial"] in (still_there.get(step["host"]) or []):
+                stuck.add(step["disk"])
+                slots.add(slot)
+        elif step["stage"] == "attach" and slot in slots:
+            stuck.add(step["disk"])
+    left = [step for step in planned["steps"] if step["stage"] != "unplug" and step["disk"] not in stuck]
+    return {"nodes": module_arguments(left), "stuck": sorted(stuck)}
 
 
 def _text(

@@ -43,13 +43,37 @@ BAD_ITEMS: list[tuple[str, Any, str]] = [
     ("backing a string", disk(backing="malloc"), r"backing: wanted a dictionary .* got a string"),
     ("backing without type", disk(backing={}), r"type is missing: wanted one of malloc, aio, null"),
     ("unknown backing", disk(backing={"type": "zfs"}), r"type: wanted one of malloc, aio, null, got 'zfs'"),
-    ("typo in backing", disk(backing={"type": "null", "blocksize": 512}), r"key in backing: 'blocksize'\. Did you mean 'block_size'"),
-    ("block size", disk(backing={"type": "null", "block_size": 520}), r"block_size: wanted 512, 4096 \(bytes\), got 520"),
+    (
+        "typo in backing",
+        disk(backing={"type": "null", "blocksize": 512}),
+        r"key in backing: 'blocksize'\. Did you mean 'block_size'",
+    ),
+    (
+        "block size",
+        disk(backing={"type": "null", "block_size": 520}),
+        r"block_size: wanted 512, 4096 \(bytes\), got 520",
+    ),
     ("block size a string", disk(backing={"type": "null", "block_size": "512"}), r"block_size: wanted .* got '512'"),
-    ("directory for malloc", disk(backing={"type": "malloc", "directory": "/x"}), r"directory is for type aio, not for malloc"),
-    ("relative directory", disk(backing={"type": "aio", "directory": "x"}), r"directory: wanted an absolute path .* got 'x'"),
-    ("directory that leaves", disk(backing={"type": "aio", "directory": "/a/../b"}), r"directory: wanted an absolute path"),
-    ("directory with newline", disk(backing={"type": "aio", "directory": "/a\n"}), r"directory: wanted an absolute path"),
+    (
+        "directory for malloc",
+        disk(backing={"type": "malloc", "directory": "/x"}),
+        r"directory is for type aio, not for malloc",
+    ),
+    (
+        "relative directory",
+        disk(backing={"type": "aio", "directory": "x"}),
+        r"directory: wanted an absolute path .* got 'x'",
+    ),
+    (
+        "directory that leaves",
+        disk(backing={"type": "aio", "directory": "/a/../b"}),
+        r"directory: wanted an absolute path",
+    ),
+    (
+        "directory with newline",
+        disk(backing={"type": "aio", "directory": "/a\n"}),
+        r"directory: wanted an absolute path",
+    ),
     ("interface nvme", disk(interface="nvme"), r"interface nvme is not supported yet"),
     ("interface", disk(interface="scsi"), r"interface: wanted one of virtio-blk, got 'scsi'"),
     ("state", disk(state="present"), r"state: wanted one of attached, detached, absent, got 'present'"),
@@ -58,8 +82,16 @@ BAD_ITEMS: list[tuple[str, Any, str]] = [
     ("physical id a boolean", disk(physical_id=True), r"physical_id: wanted a whole number, got a boolean"),
     ("physical id too high", disk(physical_id=64), r"physical_id: ipu1 has slots 0 to 63 .* got 64"),
     ("physical id negative", disk(physical_id=-1), r"physical_id: ipu1 has slots 0 to 63 .* got -1"),
-    ("unknown target", disk(target="st9"), r"target: 'st9' is not in the group storage_targets \(st1\)\. Did you mean 'st1'"),
-    ("unknown host", disk(host="hosd1"), r"host: 'hosd1' is not in the group ipu_hosts \(host1\)\. Did you mean 'host1'"),
+    (
+        "unknown target",
+        disk(target="st9"),
+        r"target: 'st9' is not in the group storage_targets \(st1\)\. Did you mean 'st1'",
+    ),
+    (
+        "unknown host",
+        disk(host="hosd1"),
+        r"host: 'hosd1' is not in the group ipu_hosts \(host1\)\. Did you mean 'host1'",
+    ),
     ("host a list", disk(host=["host1"]), r"host: wanted the name of a host, got a list"),
     ("absent in safe mode", disk(state="absent"), r"'vol00'\): state absent destroys data, and ipdk_safe_mode is true"),
 ]
@@ -98,7 +130,9 @@ def test_two_of_one_name() -> None:
 def test_two_at_one_physical_id_on_one_ipu() -> None:
     found = errors([disk("a", physical_id=3), disk("b"), disk("c", physical_id=3, host="host1")])
     assert len(found) == 1
-    assert re.match(r"virtual_disks\[0\] \('a'\) and virtual_disks\[2\] \('c'\) both want physical_id 3 on ipu1", found[0])
+    assert re.match(
+        r"virtual_disks\[0\] \('a'\) and virtual_disks\[2\] \('c'\) both want physical_id 3 on ipu1", found[0]
+    )
 
 
 def test_one_physical_id_on_two_ipus_is_fine() -> None:
@@ -125,9 +159,10 @@ def test_more_volumes_than_namespaces() -> None:
 def test_target_and_host_may_be_left_out_only_where_there_is_one() -> None:
     found = errors([disk()], TWO)
     assert found == [
-        "virtual_disks[0] ('vol00'): target may be left out only where there is exactly one storage target; there are 2 "
-        "(st1, st2).",
-        "virtual_disks[0] ('vol00'): host may be left out only where there is exactly one host; there are 2 (host1, host2).",
+        "virtual_disks[0] ('vol00'): target may be left out only where there is exactly one storage target; there "
+        "are 2 (st1, st2).",
+        "virtual_disks[0] ('vol00'): host may be left out only where there is exactly one host; there "
+        "are 2 (host1, host2).",
     ]
     assert "the group storage_targets is empty" in errors([disk()], {**nodes(), "targets": {}})[0]
 
@@ -137,9 +172,18 @@ def test_target_and_host_may_be_left_out_only_where_there_is_one() -> None:
     [
         ({"hosts": {"host1": {"access": "ssh"}}}, r"host 'host1' has no IPU: set host_ipu to one of ipu1\."),
         ({"hosts": {"host1": {"ipu": "ipu7"}}}, r"host_ipu is 'ipu7', which is not in the group ipus \(ipu1\)"),
-        ({"hosts": {"host1": {"ipu": "ipu1", "access": "telnet"}}}, r"ipdk_host_access: wanted one of ssh, none, got 'telnet'"),
-        ({"targets": {"st1": {"port": 4420}}}, r"target 'st1' has no storage_target_address in the inventory"),
-        ({"targets": {"storage-target-1": {"address": "198.18.0.1", "port": 4420}}}, r"wants at most 14 .* but has 16\."),
+        (
+            {"hosts": {"host1": {"ipu": "ipu1", "access": "telnet"}}},
+            r"ipdk_host_access: wanted one of ssh, none, got 'telnet'",
+        ),
+        (
+            {"targets": {"st1": {"address": None, "port": 4420}}},
+            r"target 'st1' has no storage_target_address in the inventory",
+        ),
+        (
+            {"targets": {"storage-target-1": {"address": "198.18.0.1", "port": 4420}}},
+            r"wants at most 14 .* but has 16\.",
+        ),
         ({"targets": {"a b": {"address": "198.18.0.1", "port": 4420}}}, r"target 'a b': the disk's serial"),
         (
             {"ipus": {"i u": {"host_nqn": "x", "max_disks": 4}}, "hosts": {"host1": {"ipu": "i u"}}},
@@ -185,7 +229,15 @@ def test_an_aio_volume_is_a_file_named_after_the_disk() -> None:
 
 @pytest.mark.parametrize(
     ("given", "size"),
-    [(512, 512), ("512", 512), ("1024B", 1024), ("1KiB", 1024), ("64MiB", 64 << 20), ("2 GiB", 2 << 30), ("1TiB", 1 << 40)],
+    [
+        (512, 512),
+        ("512", 512),
+        ("1024B", 1024),
+        ("1KiB", 1024),
+        ("64MiB", 64 << 20),
+        ("2 GiB", 2 << 30),
+        ("1TiB", 1 << 40),
+    ],
 )
 def test_sizes(given: Any, size: int) -> None:
     assert planner.validate([disk(size=given)], nodes())[0].size == size
@@ -195,8 +247,8 @@ def test_one_state_for_all() -> None:
     disks = [disk("a"), disk("b", state="absent")]
     assert {valid.state for valid in planner.validate(disks, nodes(), {"state": "detached"})} == {"detached"}
     assert errors(disks, state="absent") == [
-        "virtual_disks_state: absent destroys data, and ipdk_safe_mode is true. Set ipdk_safe_mode: false to allow it, or use "
-        "detached to keep the data."
+        "virtual_disks_state: absent destroys data, and ipdk_safe_mode is true. Set ipdk_safe_mode: false to allow it, or "
+        "use detached to keep the data."
     ]
     assert errors(disks, state="gone", safe_mode=False) == [
         "virtual_disks_state: wanted one of attached, detached, absent, got 'gone'."

@@ -44,8 +44,13 @@ class World:
             answers[target] = {
                 "bdevs": list(self.bdevs[target].values()),
                 "subsystems": [
-                    {"nqn": "nqn.2014-08.org.nvmexpress.discovery", "subtype": "Discovery", "listen_addresses": [],
-                     "allow_any_host": True, "hosts": []},
+                    {
+                        "nqn": "nqn.2014-08.org.nvmexpress.discovery",
+                        "subtype": "Discovery",
+                        "listen_addresses": [],
+                        "allow_any_host": True,
+                        "hosts": [],
+                    },
                     *self.subsystems[target].values(),
                 ],
                 "transports": [{"trtype": "TCP", "max_queue_depth": 128}],
@@ -54,11 +59,15 @@ class World:
             answers[ipu] = {
                 "nvme_controllers": list(self.controllers[ipu].values()),
                 "bdevs": [
-                    {"name": name, "uuid": uuid, "product_name": "NVMe disk"} for name, uuid in self.seen_by(ipu).items()
+                    {"name": name, "uuid": uuid, "product_name": "NVMe disk"}
+                    for name, uuid in self.seen_by(ipu).items()
                 ],
                 "vhost_controllers": [
-                    {"ctrlr": f"sma-{slot}", "backend_specific": {"block": {"readonly": False, "bdev": bdev}},
-                     "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}]}
+                    {
+                        "ctrlr": f"sma-{slot}",
+                        "backend_specific": {"block": {"readonly": False, "bdev": bdev}},
+                        "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}],
+                    }
                     for slot, bdev in self.devices[ipu].items()
                 ],
             }
@@ -66,7 +75,10 @@ class World:
             if declared["access"] == "ssh":
                 answers[host] = {
                     "disks": [{"name": "vda", "serial": None}]
-                    + [{"serial": serial, **self.uses.get(serial, {})} for serial in self.devices[declared["ipu"]].values()]
+                    + [
+                        {"serial": serial, **self.uses.get(serial, {})}
+                        for serial in self.devices[declared["ipu"]].values()
+                    ]
                 }
         return {node: answer for node, answer in answers.items() if node not in self.dead}
 
@@ -104,8 +116,11 @@ class World:
         products = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
         assert item["name"] not in self.bdevs[target]
         self.bdevs[target][item["name"]] = {
-            "name": item["name"], "uuid": item["uuid"], "product_name": products[item["type"]],
-            "block_size": item["block_size"], "num_blocks": item["size"] // item["block_size"],
+            "name": item["name"],
+            "uuid": item["uuid"],
+            "product_name": products[item["type"]],
+            "block_size": item["block_size"],
+            "num_blocks": item["size"] // item["block_size"],
         }
 
     def _release(self, target: str, item: dict[str, Any]) -> None:
@@ -125,8 +140,11 @@ class World:
             for other in self.subsystems[target].values():
                 assert all(there["bdev_name"] != namespace["bdev"] for there in other["namespaces"])
             subsystem["namespaces"].append(
-                {"nsid": namespace["nsid"], "bdev_name": namespace["bdev"],
-                 "uuid": self.bdevs[target][namespace["bdev"]]["uuid"]}
+                {
+                    "nsid": namespace["nsid"],
+                    "bdev_name": namespace["bdev"],
+                    "uuid": self.bdevs[target][namespace["bdev"]]["uuid"],
+                }
             )
 
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
