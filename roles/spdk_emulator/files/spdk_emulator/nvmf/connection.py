@@ -1,0 +1,501 @@
+"""One NVMe/TCP connection of the target: a queue pair.
+
+Bytes come in through :meth:`Connection.data_received`, become PDUs, and every command ends in
+:meth:`Connection._finish`. What is to be sent is collected and written once per turn of the event loop. A protocol
+error ends this connection and no other: the host gets a termination request and has some time to close, as with SPDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import uuid as uuid_module
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..bdev.models import Op
+from ..nvme_tcp import nvme
+from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
+from ..nvme_tcp.pdu import (
+    CONTROLLER,
+    HOST,
+    PLAIN,
+    R2T,
+    TTAG_OFFSET,
+    Buffer,
+    C2HData,
+    CapsuleCmd,
+    CapsuleResp,
+    Decoder,
+    Fes,
+    Framing,
+    H2CData,
+    IcReq,
+    IcResp,
+    Pdu,
+    ProtocolError,
+    TermReq,
+)
+from .controller import Answer, Controller
+from .subsystem import Address, Namespace, NvmfError
+
+if TYPE_CHECKING:
+    from .models import Nvmf, TransportOptions
+
+log = logging.getLogger(__name__)
+
+TERMINATION_TIMEOUT = 30
+"""Seconds that a host has to close its connection after a termination request."""
+ADMIN_IN_CAPSULE_LIMIT = 8192
+"""In-capsule data that admin and fabrics commands may always have (transport specification, 3.3.2.1.1)."""
+C2H_DATA_LIMIT = 131072
+AUTHENTICATION_REQUIRED = 1 << 17
+"""AUTHREQ.ATR in dword 0 of Connect's completion."""
+
+_PLEN_OFFSET = 4
+_SGL_ADDRESS_OFFSET = 32
+_SGL_ID_OFFSET = 40
+_CCCID_OFFSET = 8
+_CONNECT_QID_OFFSET = 42
+_CONNECT_SQSIZE_OFFSET = 44
+_CONNECT_CNTLID_OFFSET = 16
+_CONNECT_SUBNQN_OFFSET = 256
+_CONNECT_HOSTNQN_OFFSET = 512
+_IN_DATA = 1 << 16
+"""IATTR in dword 0 of a failed Connect: the offset is one in the data, not in the command."""
+
+_TO_CONTROLLER, _TO_HOST, _BOTH_WAYS = 1, 2, 3
+"""The direction of a command's data, bits 1:0 of its opcode (or type, if it is a fabrics command)."""
+
+_DSM_DEALLOCATE = 1 << 2
+_WRITE_ZEROES_DEALLOCATE = 1 << 25
+
+
+class Transfer:
+    """A command that waits for the data that an R2T asked for."""
+
+    __slots__ = ("command", "iov", "received", "intact")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.iov: list[Buffer] = []
+        self.received = 0
+        self.intact = True
+
+
+class Connection(asyncio.Protocol):
+    """``address`` is the listening address through which the host came."""
+
+    def __init__(self, target: Nvmf, options: TransportOptions, address: Address) -> None:
+        self.target = target
+        self.options = options
+        self.address = address
+        self.peer: tuple[str, str] = ("", "")
+        self.controller: Controller | None = None
+        self.qid = 0
+        self.framing = PLAIN
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder(HOST, max(options.in_capsule_data_size, ADMIN_IN_CAPSULE_LIMIT, options.max_io_size))
+        self._slots = deque(range(1, options.max_queue_depth + 1))
+        """Free request slots, oldest first. A slot's number is the tag of its R2T."""
+        self._transfers: dict[int, Transfer] = {}
+        self._event_slots: dict[int, int] = {}
+        """Slots of waiting Asynchronous Event Requests, by command identifier."""
+        self._sq_head = 0
+        self._sq_last = 0
+        self._authenticating = False
+        self._out: list[Buffer] = []
+        self._flush_planned = False
+        self._open = False
+        self._termination: asyncio.TimerHandle | None = None
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._open = True
+        peer = transport.get_extra_info("peername")
+        self.peer = (str(peer[0]), str(peer[1]))
+        self.target.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open = False
+        self._out.clear()
+        self._transfers.clear()
+        self.target.connections.discard(self)
+        if self._termination:
+            self._termination.cancel()
+        if self.controller:
+            self.target.stats.disconnected(self.qid)
+            self.controller.queue_closed(self)
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._termination or not self._open:
+            return
+        self._flush_planned = True
+        try:
+            for pdu in self._decoder.feed(data):
+                self._receive(pdu)
+                if not self._open:
+                    break
+        except ProtocolError as error:
+            self._terminate(error)
+        finally:
+            self._flush()
+
+    def abort(self) -> None:
+        """Close at once, without sending what waits."""
+        if self._open:
+            self._open = False
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        if self._out and self._open:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def _send(self, pdu: Pdu) -> None:
+        self._out += pdu.encode(self.framing)
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _terminate(self, error: ProtocolError) -> None:
+        log.warning("host %s:%s: %s", *self.peer, error)
+        self._send(error.termination(CONTROLLER))
+        self._transfers.clear()
+        self._termination = self._loop.call_later(TERMINATION_TIMEOUT, self.abort)
+
+    # PDUs
+
+    def _receive(self, pdu: Pdu) -> None:
+        if isinstance(pdu, CapsuleCmd):
+            self._receive_command(pdu)
+        elif isinstance(pdu, H2CData):
+            self._receive_data(pdu)
+        elif isinstance(pdu, IcReq):
+            self._send(
+                IcResp(0, pdu.alignment, pdu.header_digest, pdu.data_digest, max_h2c_data=self.options.max_io_size)
+            )
+            self.framing = Framing(pdu.header_digest, pdu.data_digest, pdu.alignment)
+            self._decoder.framing = self.framing
+        elif isinstance(pdu, TermReq):
+            log.warning("host %s:%s ends the connection: fatal error status %d", *self.peer, pdu.fes)
+            self.abort()
+
+    def _receive_command(self, pdu: CapsuleCmd) -> None:
+        command = Command.unpack(pdu.sqe)
+        if not self._slots:
+            log.warning("host %s:%s has more commands outstanding than the queue is deep", *self.peer)
+            self.abort()
+            return
+        fabrics = command.opcode == nvme.FABRICS_OPCODE
+        way = (command.nsid if fabrics else command.opcode) & 3 if command.sgl_length else 0
+        if way:
+            self._check_sgl(pdu, command, way, may_be_large=fabrics or self.qid == 0)
+        slot = self._slots.popleft()
+        if way == _TO_CONTROLLER and command.sgl_id == nvme.SGL_TRANSPORT:
+            self._transfers[slot] = Transfer(command)
+            self._send(R2T(command.cid, slot, 0, command.sgl_length))
+        elif not pdu.data_digest_ok:
+            self._finish(slot, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
+        elif way == _BOTH_WAYS:
+            self._finish(slot, command.cid, Sc.INVALID_OPCODE)
+        else:
+            self._execute(slot, command, [pdu.data] if way == _TO_CONTROLLER else [])
+
+    def _check_sgl(self, pdu: CapsuleCmd, command: Command, way: int, may_be_large: bool) -> None:
+        """Raise ProtocolError for an SGL that does not say how the data is to be moved."""
+
+        def wrong(fes: Fes, fei: int, text: str) -> ProtocolError:
+            header = bytes(pdu.encode(self.framing)[0])[: 8 + len(pdu.sqe)]
+            return ProtocolError(fes, fei, header, f"command {command.opcode:#04x}: {text}")
+
+        if command.sgl_id == nvme.SGL_TRANSPORT:
+            if command.sgl_length > self.options.max_io_size:
+                raise wrong(
+                    Fes.LIMIT_EXCEEDED, 0, f"{command.sgl_length} bytes, the limit is {self.options.max_io_size}"
+                )
+            return
+        if command.sgl_id != nvme.SGL_IN_CAPSULE:
+            raise wrong(Fes.UNSUPPORTED_PARAMETER, _SGL_ID_OFFSET, f"SGL identifier {command.sgl_id:#04x}")
+        if len(pdu.data) != command.sgl_length:
+            raise wrong(
+                Fes.INVALID_HEADER_FIELD,
+                _PLEN_OFFSET,
+                f"{len(pdu.data)} bytes of data, SGL length {command.sgl_length}",
+            )
+        if command.sgl_address:
+            raise wrong(Fes.UNSUPPORTED_PARAMETER, _SGL_ADDRESS_OFFSET, "in-capsule data at an offset")
+        limit = max(ADMIN_IN_CAPSULE_LIMIT if may_be_large else 0, self.options.in_capsule_data_size)
+        if command.sgl_length > limit:
+            raise wrong(Fes.LIMIT_EXCEEDED, 0, f"{command.sgl_length} bytes in the capsule, the limit is {limit}")
+
+    def _receive_data(self, pdu: H2CData) -> None:
+        def wrong(fes: Fes, fei: int, text: str) -> ProtocolError:
+            header = bytes(pdu.encode(self.framing)[0])[:24]
+            return ProtocolError(fes, fei, header, f"data for tag {pdu.ttag}: {text}")
+
+        if pdu.ttag > self.options.max_queue_depth:
+            raise wrong(Fes.SEQUENCE_ERROR, 0, "no such tag")
+        transfer = self._transfers.get(pdu.ttag)
+        if transfer is None:
+            raise wrong(Fes.INVALID_HEADER_FIELD, TTAG_OFFSET, "nobody asked for it")
+        command = transfer.command
+        if command.cid != pdu.cccid:
+            raise wrong(Fes.SEQUENCE_ERROR, _CCCID_OFFSET, f"command {pdu.cccid}, not {command.cid}")
+        if transfer.received != pdu.offset or pdu.offset + len(pdu.data) > command.sgl_length:
+            raise wrong(
+                Fes.DATA_OUT_OF_RANGE,
+                0,
+                f"{len(pdu.data)} bytes at {pdu.offset}, wanted at {transfer.received} of {command.sgl_length}",
+            )
+        transfer.iov.append(pdu.data)
+        transfer.received += len(pdu.data)
+        transfer.intact &= pdu.data_digest_ok
+        if transfer.received < command.sgl_length:
+            return
+        del self._transfers[pdu.ttag]
+        if transfer.intact:
+            self._execute(pdu.ttag, command, transfer.iov)
+        else:
+            self._finish(pdu.ttag, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
+
+    # The ends of commands
+
+    def complete(self, cid: int, status: int = Sc.SUCCESS, value: int = 0) -> None:
+        """Complete an Asynchronous Event Request that waited."""
+        self._finish(self._event_slots.pop(cid), cid, status, value)
+
+    def abort_command(self, cid: int) -> bool:
+        """Complete a command as aborted if it only waits: for an event, or for its data."""
+        if self.controller and cid in self._event_slots and self.controller.abort_event_request(cid):
+            self.complete(cid, Sc.ABORTED_BY_REQUEST)
+            return True
+        for slot, transfer in self._transfers.items():
+            if transfer.command.cid == cid:
+                del self._transfers[slot]
+                self._finish(slot, cid, Sc.ABORTED_BY_REQUEST)
+                return True
+        return False
+
+    def _finish(self, slot: int, cid: int, status: int, value: int = 0) -> None:
+        if not self._open:
+            return
+        self._slots.append(slot)
+        self._send(CapsuleResp(nvme.completion(cid, self._advance(), status, value)))
+
+    def _finish_with_data(self, slot: int, cid: int, data: Buffer, value: int = 0) -> None:
+        """Success. With the success flag on the last data PDU there is no completion, unless it has a value."""
+        if not self._open:
+            return
+        success = self.options.c2h_success and value == 0
+        if len(data) <= C2H_DATA_LIMIT:
+            self._send(C2HData(cid, 0, data, True, success))
+        else:
+            view = memoryview(data)
+            for offset in range(0, len(data), C2H_DATA_LIMIT):
+                part = view[offset : offset + C2H_DATA_LIMIT]
+                last = offset + len(part) == len(data)
+                self._send(C2HData(cid, offset, part, last, success and last))
+        if success:
+            self._slots.append(slot)
+            self._advance()
+        else:
+            self._finish(slot, cid, Sc.SUCCESS, value)
+
+    def _finish_with(self, slot: int, command: Command, answer: Answer) -> None:
+        if answer.data is None or answer.status or not command.sgl_length:
+            self._finish(slot, command.cid, answer.status, answer.value)
+        else:
+            # The host gets as much as it has room for, whatever the size of what was asked.
+            data = answer.data[: command.sgl_length].ljust(command.sgl_length, b"\0")
+            self._finish_with_data(slot, command.cid, data, answer.value)
+
+    def _advance(self) -> int:
+        """The submission queue's head after one more command. It stays 0 until Connect has named the queue's size."""
+        self._sq_head = 0 if self._sq_head >= self._sq_last else self._sq_head + 1
+        return self._sq_head
+
+    # Commands
+
+    def _execute(self, slot: int, command: Command, iov: list[Buffer]) -> None:
+        controller = self.controller
+        if controller is None:
+            if command.opcode == nvme.FABRICS_OPCODE and command.fctype == Fabrics.CONNECT:
+                self._finish_with(slot, command, self._connect(command, iov))
+            else:
+                self._finish(slot, command.cid, Sc.SEQUENCE_ERROR)
+        elif self._authenticating:
+            self._finish(slot, command.cid, Sc.AUTHENTICATION_REQUIRED)
+        elif command.opcode == nvme.FABRICS_OPCODE:
+            self._finish_with(slot, command, self._fabrics(controller, command))
+        elif self.qid:
+            self._execute_io(controller, slot, command, iov)
+        else:
+            answer = controller.execute(command)
+            if answer is None:
+                self._event_slots[command.cid] = slot
+            else:
+                self._finish_with(slot, command, answer)
+
+    def _fabrics(self, controller: Controller, command: Command) -> Answer:
+        size = command.cdw10 & 7
+        if self.qid == 0 and command.fctype == Fabrics.PROPERTY_GET:
+            return controller.property_get(command.cdw11, size)
+        if self.qid == 0 and command.fctype == Fabrics.PROPERTY_SET:
+            return controller.property_set(command.cdw11, size, command.cdw12 | command.cdw13 << 32)
+        return Answer(Sc.INVALID_OPCODE)
+
+    def _connect(self, command: Command, iov: list[Buffer]) -> Answer:
+        """Make this connection the admin or an I/O queue of a controller (base specification, 6.3)."""
+        data = b"".join(iov)
+        if len(data) < nvme.CONNECT_DATA.size:
+            return Answer(Sc.INVALID_FIELD)
+        fields = nvme.CONNECT_DATA.unpack(data)
+
+        def wrong_data(offset: int) -> Answer:
+            return Answer(Sc.CONNECT_INVALID_PARAMETERS, _IN_DATA | offset)
+
+        subsystem = self.target.subsystems.get(nvme.text(fields["subnqn"]))
+        if subsystem is None:
+            return wrong_data(_CONNECT_SUBNQN_OFFSET)
+        if b"\0" not in fields["hostnqn"][: nvme.NQN_LIMIT + 1]:
+            return wrong_data(_CONNECT_HOSTNQN_OFFSET)
+        host_nqn = nvme.text(fields["hostnqn"])
+        if not subsystem.admits(host_nqn) or not subsystem.accepts_at(self.address):
+            log.warning("host %s may not connect to %s at %s", host_nqn, subsystem.nqn, self.address)
+            return Answer(Sc.CONNECT_INVALID_HOST)
+        if command.cdw10 & 0xFFFF:
+            return Answer(Sc.CONNECT_INCOMPATIBLE_FORMAT)
+        qid, sqsize = command.cdw10 >> 16, command.cdw11 & 0xFFFF
+        depth = self.options.max_queue_depth if qid else self.options.max_aq_depth
+        if not 1 <= sqsize < depth:
+            return Answer(Sc.CONNECT_INVALID_PARAMETERS, _CONNECT_SQSIZE_OFFSET)
+        self._sq_last = sqsize
+        cntlid = fields["cntlid"]
+        if qid == 0:
+            if cntlid != nvme.DYNAMIC_CNTLID:
+                return wrong_data(_CONNECT_CNTLID_OFFSET)
+            host_id = uuid_module.UUID(bytes=fields["hostid"])
+            try:
+                self.controller = Controller(self.target, subsystem, self, host_nqn, host_id, command.cdw12)
+            except NvmfError as error:
+                log.warning("host %s cannot connect: %s", host_nqn, error)
+                return Answer(Sc.INTERNAL_ERROR)
+        else:
+            controller = subsystem.find_controller(cntlid)
+            if controller is None or controller.host_nqn != host_nqn:
+                return wrong_data(_CONNECT_CNTLID_OFFSET)
+            if not controller.accepts_io_queue(self):
+                return Answer(Sc.CONNECT_INVALID_PARAMETERS, _CONNECT_QID_OFFSET)
+            if qid > self.options.max_io_qpairs_per_ctrlr or qid in controller.queues:
+                return Answer(Sc.INVALID_QUEUE_IDENTIFIER)
+            self.qid = qid
+            controller.queues[qid] = self
+            self.controller = controller
+        self.target.stats.connected(qid)
+        host = subsystem.hosts.get(host_nqn)
+        self._authenticating = host is not None and host.dhchap_key is not None
+        return Answer(value=self.controller.cntlid | (AUTHENTICATION_REQUIRED if self._authenticating else 0))
+
+    # I/O
+
+    def _execute_io(self, controller: Controller, slot: int, command: Command, iov: list[Buffer]) -> None:
+        cid, opcode = command.cid, command.opcode
+        if not controller.enabled:
+            self._finish(slot, cid, Sc.SEQUENCE_ERROR)
+            return
+        namespace = controller.namespace(command.nsid)
+        if namespace is None:
+            self._finish(slot, cid, Sc.INVALID_NAMESPACE | nvme.DO_NOT_RETRY)
+            return
+        if not controller.is_usable(namespace):
+            self._finish(slot, cid, Sc.ANA_INACCESSIBLE)
+            return
+        if command.flags & 3:
+            # One half of a fused operation.
+            self._finish(slot, cid, Sc.INVALID_FIELD)
+            return
+        self.target.stats.io += 1
+        if opcode == Io.READ or opcode == Io.WRITE or opcode == Io.COMPARE:
+            self._read_or_write(namespace, slot, command, iov)
+        elif opcode == Io.WRITE_ZEROES:
+            if command.cdw12 & _WRITE_ZEROES_DEALLOCATE:
+                self._finish(slot, cid, Sc.INVALID_FIELD)
+            else:
+                offset, length = _range(namespace, command)
+                namespace.descriptor.io(Op.WRITE_ZEROES, offset, length, [], partial(self._finish, slot, cid))
+        elif opcode == Io.FLUSH:
+            bdev = namespace.bdev
+            if Op.FLUSH in bdev.supported:
+                namespace.descriptor.io(Op.FLUSH, 0, bdev.size, [], partial(self._finish, slot, cid))
+            else:
+                self._finish(slot, cid, Sc.SUCCESS)
+        elif opcode == Io.DATASET_MANAGEMENT:
+            self._deallocate(namespace, slot, command, iov)
+        else:
+            self._finish(slot, cid, Sc.INVALID_OPCODE | nvme.DO_NOT_RETRY)
+
+    def _read_or_write(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
+        offset, length = _range(namespace, command)
+        if offset + length > namespace.bdev.size:
+            self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
+        elif length > command.sgl_length:
+            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
+        elif command.opcode == Io.READ:
+            data = bytearray(command.sgl_length)
+            done = partial(self._read_done, slot, command.cid, data)
+            namespace.descriptor.io(Op.READ, offset, length, [memoryview(data)[:length]], done)
+        else:
+            if command.sgl_length > length:
+                iov = [memoryview(b"".join(iov))[:length]]
+            op = Op.WRITE if command.opcode == Io.WRITE else Op.COMPARE
+            namespace.descriptor.io(op, offset, length, iov, partial(self._finish, slot, command.cid))  # type: ignore[arg-type]
+
+    def _read_done(self, slot: int, cid: int, data: bytearray, status: int) -> None:
+        if status:
+            self._finish(slot, cid, status)
+        else:
+            self._finish_with_data(slot, cid, data)
+
+    def _deallocate(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
+        """Unmap every range; the first failure is the command's."""
+        count = (command.cdw10 & 0xFF) + 1
+        data = b"".join(iov)
+        if len(data) < count * 16:
+            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
+            return
+        ranges = [(start, blocks) for _, blocks, start in struct.iter_unpack("<IIQ", data[: count * 16]) if blocks]
+        if not command.cdw11 & _DSM_DEALLOCATE or not ranges:
+            self._finish(slot, command.cid, Sc.SUCCESS)
+            return
+        waiting, result = len(ranges), 0
+
+        def done(status: int) -> None:
+            nonlocal waiting, result
+            waiting -= 1
+            result = result or status
+            if not waiting:
+                self._finish(slot, command.cid, result)
+
+        block_size = namespace.bdev.block_size
+        for start, blocks in ranges:
+            namespace.descriptor.io(Op.UNMAP, start * block_size, blocks * block_size, [], done)
+
+
+def _range(namespace: Namespace, command: Command) -> tuple[int, int]:
+    """Offset and length of a command on logical blocks, in bytes."""
+    block_size = namespace.bdev.block_size
+    start = command.cdw10 | command.cdw11 << 32
+    return start * block_size, ((command.cdw12 & 0xFFFF) + 1) * block_size

@@ -1,0 +1,293 @@
+"""The target of one process: transport, subsystems, listening sockets, referrals."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..bdev.models import BdevRegistry
+from ..nvme_tcp import nvme
+from . import describe
+from .connection import Connection
+from .subsystem import FILTER_FIELDS, Address, NvmfError, Subsystem, SubsystemOptions, is_valid_nqn
+
+if TYPE_CHECKING:
+    from ..app import App
+
+DEFAULT_MAX_SUBSYSTEMS = 1024
+IP_VERSIONS = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
+
+
+@dataclass
+class TransportOptions:
+    """A transport as ``nvmf_get_transports`` shows it. ``kas`` is in 100 ms, ``min_kato`` in milliseconds.
+
+    What steers the data path here: queue depths, number of queues, sizes, ``c2h_success``, ``kas`` and ``min_kato``;
+    the others are kept and shown.
+    """
+
+    trtype: str = "TCP"
+    max_queue_depth: int = 128
+    max_io_qpairs_per_ctrlr: int = 127
+    in_capsule_data_size: int = 4096
+    max_io_size: int = 131072
+    io_unit_size: int = 131072
+    max_aq_depth: int = 128
+    iobuf_small_cache_size: int = 0xFFFFFFFF
+    iobuf_large_cache_size: int = 0xFFFFFFFF
+    dif_insert_or_strip: bool = False
+    zcopy: bool = False
+    c2h_success: bool = True
+    sock_priority: int = 0
+    abort_timeout_sec: int = 1
+    ack_timeout: int = 0
+    data_wr_pool_size: int = 0
+    disable_command_passthru: bool = False
+    kas: int = 100
+    min_kato: int = 10000
+
+
+@dataclass
+class Config:
+    """What may only be said before the framework starts."""
+
+    discovery_filter: frozenset[str] = frozenset()
+    """Of ``transport``, ``address`` and ``svcid``: in what the log's listeners agree with the one that was asked."""
+    dhchap_digests: list[str] = field(default_factory=lambda: ["sha256", "sha384", "sha512"])
+    dhchap_dhgroups: list[str] = field(
+        default_factory=lambda: ["null", "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192"]
+    )
+    max_subsystems: int | None = None
+    """None: nobody has said anything."""
+
+
+@dataclass
+class Referral:
+    """Another discovery service, or subsystem, that ours points to."""
+
+    address: Address
+    subnqn: str = nvme.DISCOVERY_NQN
+    secure_channel: bool = False
+
+
+@dataclass
+class Stats:
+    """Queue pairs and I/O since the start."""
+
+    admin_qpairs: int = 0
+    io_qpairs: int = 0
+    current_admin_qpairs: int = 0
+    current_io_qpairs: int = 0
+    io: int = 0
+
+    def connected(self, qid: int) -> None:
+        if qid:
+            self.io_qpairs += 1
+            self.current_io_qpairs += 1
+        else:
+            self.admin_qpairs += 1
+            self.current_admin_qpairs += 1
+
+    def disconnected(self, qid: int) -> None:
+        if qid:
+            self.current_io_qpairs -= 1
+        else:
+            self.current_admin_qpairs -= 1
+
+
+class Nvmf:
+    """The NVMe-oF target. Its discovery subsystem is there from the beginning."""
+
+    def __init__(self, bdevs: BdevRegistry) -> None:
+        self.bdevs = bdevs
+        self.config = Config()
+        self.crdt = (0, 0, 0)
+        """Command retry delay times, in 100 ms."""
+        self.transport: TransportOptions | None = None
+        self.subsystems: dict[str, Subsystem] = {}
+        self.referrals: list[Referral] = []
+        self.connections: set[Connection] = set()
+        self.stats = Stats()
+        self._portals: dict[Address, asyncio.Server] = {}
+        self._discovery_generation = 0
+        discovery = Subsystem(nvme.DISCOVERY_NQN, bdevs, self._discovery_changed, allow_any_host=True)
+        self.subsystems[discovery.nqn] = discovery
+
+    def __iter__(self) -> Iterator[Subsystem]:
+        """Every subsystem, by NQN."""
+        return iter(sorted(self.subsystems.values(), key=lambda subsystem: subsystem.nqn))
+
+    async def shutdown(self) -> None:
+        """Stop listening and end all connections."""
+        for portal in list(self._portals):
+            self._close_portal(portal)
+        for subsystem in list(self.subsystems.values()):
+            subsystem.destroy()
+        for connection in list(self.connections):
+            connection.abort()
+
+    # Transport and subsystems
+
+    @property
+    def max_subsystems(self) -> int:
+        return self.config.max_subsystems or DEFAULT_MAX_SUBSYSTEMS
+
+    def create_transport(self, options: TransportOptions) -> None:
+        """Raises NvmfError(EEXIST)."""
+        if self.transport:
+            raise NvmfError(errno.EEXIST, f"Transport type '{options.trtype}' already exists")
+        self.transport = options
+
+    def subsystem(self, nqn: str) -> Subsystem:
+        """Raises NvmfError(ENODEV)."""
+        subsystem = self.subsystems.get(nqn)
+        if subsystem is None:
+            raise NvmfError(errno.ENODEV, f"there is no subsystem {nqn}")
+        return subsystem
+
+    def create_subsystem(self, nqn: str, options: SubsystemOptions, allow_any_host: bool = False) -> Subsystem:
+        """Raises NvmfError: EINVAL for what is no NQN, EEXIST, ENOSPC."""
+        if not is_valid_nqn(nqn):
+            raise NvmfError(errno.EINVAL, f"{nqn} is no NQN")
+        if nqn in self.subsystems:
+            raise NvmfError(errno.EEXIST, f"subsystem {nqn} exists")
+        if len(self.subsystems) >= self.max_subsystems:
+            raise NvmfError(errno.ENOSPC, f"there are {len(self.subsystems)} subsystems, which is the limit")
+        subsystem = Subsystem(nqn, self.bdevs, self._discovery_changed, options, allow_any_host)
+        self.subsystems[nqn] = subsystem
+        return subsystem
+
+    def delete_subsystem(self, nqn: str) -> None:
+        """Raises NvmfError(ENODEV)."""
+        subsystem = self.subsystem(nqn)
+        del self.subsystems[nqn]
+        addresses = [listener.address for listener in subsystem.listeners]
+        subsystem.listeners.clear()
+        subsystem.destroy()
+        for address in addresses:
+            self._release_portal(address)
+        self._discovery_changed()
+
+    # Listening
+
+    async def add_listener(
+        self, subsystem: Subsystem, address: Address, ana_state: str = "optimized", secure_channel: bool = False
+    ) -> None:
+        """Let hosts reach the subsystem there. Several subsystems share a socket where they share an address.
+
+        Raises NvmfError: EEXIST; EINVAL for what cannot be listened at.
+        """
+        if self.transport is None or address.trtype != self.transport.trtype:
+            raise NvmfError(errno.EINVAL, f"there is no transport {address.trtype}")
+        if subsystem.find_listener(address):
+            raise NvmfError(errno.EEXIST, f"{subsystem.nqn} listens at {address} already")
+        await self._open_portal(address)
+        subsystem.add_listener(address, ana_state, secure_channel)
+
+    def remove_listener(self, subsystem: Subsystem, address: Address) -> None:
+        """Raises NvmfError(ENOENT)."""
+        subsystem.remove_listener(address)
+        self._release_portal(address)
+
+    async def _open_portal(self, address: Address) -> None:
+        if address in self._portals:
+            return
+        options = self.transport
+        assert options is not None
+        try:
+            port = int(address.trsvcid)
+            socket.inet_pton(IP_VERSIONS[address.adrfam], address.traddr)
+            if not 0 < port < 65536:
+                raise ValueError(f"{port} is no TCP port")
+            portal = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self, options, address), address.traddr, port, backlog=512, reuse_address=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise NvmfError(errno.EINVAL, f"cannot listen at {address.traddr}:{address.trsvcid}: {error}") from error
+        self._portals[address] = portal
+
+    def _release_portal(self, address: Address) -> None:
+        """Stop listening at an address that no subsystem uses any more."""
+        if not any(subsystem.find_listener(address) for subsystem in self.subsystems.values()):
+            self._close_portal(address)
+
+    def _close_portal(self, address: Address) -> None:
+        portal = self._portals.pop(address, None)
+        if portal:
+            portal.close()
+        for connection in list(self.connections):
+            if connection.address == address:
+                connection.abort()
+
+    # Discovery
+
+    def add_referral(self, referral: Referral) -> None:
+        """Raises NvmfError(EEXIST)."""
+        if self._find_referral(referral.address, referral.subnqn):
+            raise NvmfError(errno.EEXIST)
+        self.referrals.append(referral)
+        self._discovery_changed()
+
+    def remove_referral(self, address: Address, subnqn: str) -> None:
+        """Raises NvmfError(ENOENT)."""
+        referral = self._find_referral(address, subnqn)
+        if referral is None:
+            raise NvmfError(errno.ENOENT)
+        self.referrals.remove(referral)
+        self._discovery_changed()
+
+    def _find_referral(self, address: Address, subnqn: str) -> Referral | None:
+        return next((made for made in self.referrals if (made.address, made.subnqn) == (address, subnqn)), None)
+
+    def _discovery_changed(self) -> None:
+        self._discovery_generation += 1
+        for controller in list(self.subsystems[nvme.DISCOVERY_NQN].controllers.values()):
+            controller.discovery_changed()
+
+    def discovery_log(self, host_nqn: str, asked_at: Address) -> bytes:
+        """The discovery log page (base specification, 5.16.1.23) as this host may see it through that listener."""
+        compared = [index for name, index in FILTER_FIELDS.items() if name in self.config.discovery_filter]
+        entries = []
+        for subsystem in self:
+            if not subsystem.admits(host_nqn):
+                continue
+            kind = nvme.SUBTYPE_CURRENT_DISCOVERY if subsystem.is_discovery else nvme.SUBTYPE_NVME
+            flags = nvme.EFLAGS_CURRENT_DISCOVERY if subsystem.is_discovery else 0
+            for listener in subsystem.listeners:
+                address = listener.address
+                if all(address[index] == asked_at[index] for index in compared):
+                    secure = listener.secure_channel
+                    entries.append(self._discovery_entry(address, subsystem.nqn, kind, secure, listener.portid, flags))
+        for referral in self.referrals:
+            kind = nvme.SUBTYPE_DISCOVERY if referral.subnqn == nvme.DISCOVERY_NQN else nvme.SUBTYPE_NVME
+            entries.append(self._discovery_entry(referral.address, referral.subnqn, kind, referral.secure_channel))
+        header = nvme.DISCOVERY_HEADER.pack(genctr=self._discovery_generation, numrec=len(entries))
+        return b"".join((header, *entries))
+
+    def _discovery_entry(
+        self, address: Address, subnqn: str, kind: int, secure_channel: bool, portid: int = 0, flags: int = 0
+    ) -> bytes:
+        return nvme.DISCOVERY_ENTRY.pack(
+            trtype=nvme.TRTYPE_TCP,
+            adrfam=nvme.ADRFAM[address.adrfam],
+            subtype=kind,
+            treq=nvme.TREQ_SECURE_CHANNEL if secure_channel else nvme.TREQ_NO_SECURE_CHANNEL,
+            portid=portid,
+            cntlid=nvme.DYNAMIC_CNTLID,
+            asqsz=self.transport.max_aq_depth if self.transport else 0,
+            eflags=flags,
+            trsvcid=address.trsvcid.encode().ljust(32),
+            subnqn=subnqn.encode(),
+            traddr=address.traddr.encode().ljust(256),
+        )
+
+
+def setup(app: App) -> Nvmf:
+    """The family's part of an App."""
+    target = Nvmf(app.bdevs)
+    app.add_config("nvmf", lambda: describe.calls(target))
+    return target
