@@ -210,8 +210,8 @@ class Devices:
             )
             plan.refusals.append(((handle_of(there),), problem))
             return
-        slot = self.placed[index] = asked if there is None else there
-        assert slot is not None
+        slot: Any = there if asked is None else asked
+        self.placed[index] = slot
         handle = handle_of(slot)
         device = None if slot in leaving else current.devices.get(slot)
         if device is not None and device.volume != volume:

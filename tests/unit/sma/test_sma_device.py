@@ -6,15 +6,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
+import venv
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices
 from sma_fakes import FakeQemu, FakeSpdk
 
+ROOT = Path(__file__).resolve().parents[3]
 READ = ["vhost_get_controllers", "bdev_get_bdevs"]
 
 
@@ -291,3 +298,39 @@ def test_sma_info(sma: Any, spdk: FakeSpdk, module: Module) -> None:
     sma.stop()
     with pytest.raises(_sma.Unreachable):
         _sma_devices.look({**module.connection, "wait": 0.0})
+
+
+def test_through_ansible(sma: Any, spdk: FakeSpdk, tmp_path: Path) -> None:
+    """What only Ansible sees: options and their types, the diff, the missing library."""
+    volume = spdk.add_bdev("st1n1")
+    venv.create(tmp_path / "bare")
+    tasks: list[dict[str, Any]] = [
+        {"ipdk.storage.sma_device": {"devices": [{"volume": volume, "physical_id": "3"}]}},
+        {"ipdk.storage.sma_info": {"wait": 5}},
+        {"ipdk.storage.sma_device": {"devices": [{"volume": volume, "state": "gone"}]}},
+        {
+            "ipdk.storage.sma_device": {"devices": [{"handle": "virtio_blk:sma-3", "state": "absent"}]},
+            "vars": {"ansible_python_interpreter": str(tmp_path / "bare" / "bin" / "python")},
+        },
+    ]
+    for task in tasks:
+        next(iter(task.values())).update(address=sma.address, rpc_socket=str(spdk.path))
+        task.update(ignore_errors=True, diff=True)
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    (tmp_path / "play.json").write_text(json.dumps([play]))
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    }
+    command = [sys.executable, "-m", "ansible", "playbook", "play.json"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    results = [task["hosts"]["localhost"] for task in json.loads(ended.stdout)["plays"][0]["tasks"]]
+    done, looked, refused, without = results
+    assert (done["changed"], done["devices"][0]["handle"]) == (True, "virtio_blk:sma-3")
+    assert done["diff"]["after"] == {"virtio_blk:sma-3": {"physical_id": 3, "volume": volume}}
+    assert [device["serial"] for device in looked["devices"]] == ["st1n1"]
+    assert "value of state must be one of: present, absent, got: gone" in refused["msg"]
+    assert "Failed to import the required Python library (protobuf)" in without["msg"]
+    assert spdk.controllers == {"sma-3": "st1n1"}
