@@ -64,7 +64,7 @@ def recording(family: str) -> list[dict[str, Any]]:
 
 
 class Places:
-    """The recordings name files below /tmp and the address 127.0.0.1. A replay has a directory and address of its own."""
+    """Recordings name files below /tmp and the address 127.0.0.1. A replay has a directory and address of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -34,6 +34,14 @@ FAMILIES = (
 """(attribute of the App, package) of every family, in the order in which they start."""
 
 
+def load_families() -> list[tuple[str, str]]:
+    """Import the families, which fills the table of methods."""
+    present = [pair for pair in FAMILIES if importlib.util.find_spec(f"{__package__}.{pair[1]}.rpc") is not None]
+    for _, package in present:
+        importlib.import_module(f"{__package__}.{package}.rpc")
+    return present
+
+
 class ConfigError(Exception):
     """The file given with ``--json`` cannot be used."""
 
@@ -55,16 +63,10 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._families: list[Any] = []
         self._configs: dict[str, tuple[list[_Calls], list[_Calls]]] = {}
-        for attribute, package in FAMILIES:
-            self._add_family(attribute, package)
-
-    def _add_family(self, attribute: str, package: str) -> None:
-        if importlib.util.find_spec(f"{__package__}.{package}.rpc") is None:
-            return
-        family = importlib.import_module(f"{__package__}.{package}.models").setup(self)
-        setattr(self, attribute, family)
-        self._families.append(family)
-        importlib.import_module(f"{__package__}.{package}.rpc")
+        for attribute, package in load_families():
+            family = importlib.import_module(f"{__package__}.{package}.models").setup(self)
+            setattr(self, attribute, family)
+            self._families.append(family)
 
     # What families use
 
@@ -163,16 +165,17 @@ class App:
     # The file given with --json
 
     def _read_config(self) -> list[dict[str, Any]]:
-        """Its calls, in order."""
+        """Its calls, in order; those in a list are a batch of SPDK 26.05, which is made one by one here."""
         path = self.options.config
         if path is None:
             return []
         try:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
-            subsystems = content["subsystems"]
-            return [entry for subsystem in subsystems for entry in subsystem["config"] or []]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            entries = [entry for subsystem in content["subsystems"] for entry in subsystem["config"] or []]
+            calls = [call for entry in entries for call in (entry if isinstance(entry, list) else [entry])]
+            return [{"method": call["method"], "params": call.get("params")} for call in calls]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"cannot read the configuration {path}: {error!r}; "
                 'wanted is {"subsystems": [{"subsystem": …, "config": [{"method": …, "params": {…}}]}]}'
@@ -181,14 +184,14 @@ class App:
     async def _load_config(self, calls: list[dict[str, Any]], startup: bool) -> None:
         """Make those calls that belong before (``startup``) or after the start of the framework."""
         for entry in calls:
+            name = entry["method"]
             try:
-                name = entry["method"]
                 method = find_method(name)
                 if method is None:
                     raise RpcError(METHOD_NOT_FOUND, "Method not found")
                 if startup == (method.state == registry.RUNTIME):
                     continue
-                result = call(self, name, entry.get("params"))
+                result = call(self, name, entry["params"])
                 if inspect.isawaitable(result):
                     await result
             except (RpcError, BdevError) as error:

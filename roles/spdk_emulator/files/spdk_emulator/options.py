@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 
+from .framework.models import LOG_FLAGS
+
 
 @dataclass
 class Options:
@@ -81,7 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse(arguments: list[str]) -> Options:
     """Exits with status 2 and a message on stderr for an option that ``spdk_tgt`` would not take."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    for flag in given.logflag:
+        if flag not in LOG_FLAGS and flag != "all":
+            parser.error(f"unknown log flag: {flag}")
     return Options(
         rpc_socket=None if given.no_rpc_server else given.rpc_socket,
         vhost_directory=given.vhost_directory,

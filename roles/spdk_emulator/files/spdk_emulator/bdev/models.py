@@ -158,7 +158,7 @@ class Bdev:
         self.claimed_by: str | None = None
         self.removing = False
         self.stats = IoStats()
-        self.qos = Qos()
+        self.qos = Qos(self.submit)
         self.on_close: Callable[[], None] = lambda: None
 
     @property
@@ -179,8 +179,8 @@ class Bdev:
         """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
         io.stats = self.stats
         io.started = time.perf_counter_ns()
-        if self.qos.enabled:
-            self.qos.admit(self, io)
+        if self.qos.holds:
+            self.qos.admit(io)
         else:
             self.submit(io)
 

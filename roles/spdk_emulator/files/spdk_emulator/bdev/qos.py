@@ -7,10 +7,11 @@ import errno
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .models import Bdev, BdevIo
+    from .models import BdevIo
 
 LIMITS = ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")
 """In SPDK's order. MB means MiB; 0 is no limit."""
@@ -45,7 +46,8 @@ class _Bucket:
 class Qos:
     """The limits of one bdev, in the units of ``bdev_set_qos_limit``."""
 
-    def __init__(self) -> None:
+    def __init__(self, submit: Callable[[BdevIo], None]) -> None:
+        self._submit = submit
         self._limits = dict.fromkeys(LIMITS, 0)
         self._buckets: dict[str, _Bucket] = {}
         self._held: deque[BdevIo] = deque()
@@ -71,14 +73,22 @@ class Qos:
             if limit:
                 self._buckets[name] = _Bucket(limit if ios else limit * _MIB)
         self.enabled = any(self._limits.values())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._release()
 
-    def admit(self, bdev: Bdev, io: BdevIo) -> None:
+    @property
+    def holds(self) -> bool:
+        """I/O has to go through :meth:`admit`."""
+        return bool(self._buckets or self._held)
+
+    def admit(self, io: BdevIo) -> None:
         """Submit now, or as soon as the limits allow it; in order."""
         self._held.append(io)
         if len(self._held) == 1:
-            self._release(bdev)
+            self._release()
 
-    def _release(self, bdev: Bdev) -> None:
+    def _release(self) -> None:
         self._timer = None
         now = time.monotonic()
         while self._held:
@@ -87,11 +97,13 @@ class Qos:
             wait = max((bucket.wait(now) for bucket, _ in charges), default=0.0)
             if wait > 0:
                 delay = min(wait, _SLICE_SECONDS)
-                self._timer = asyncio.get_running_loop().call_later(delay, self._release, bdev)
+                self._timer = asyncio.get_running_loop().call_later(delay, self._release)
                 return
             for bucket, cost in charges:
                 bucket.tokens -= cost
-            bdev.submit(self._held.popleft())
+            self._submit(self._held.popleft())
+            if self._timer is not None:  # what was submitted is done, and its owner has sent more
+                return
 
     def _charges(self, io: BdevIo) -> list[tuple[_Bucket, int]]:
         """What one I/O costs. Only reads and writes count, as in SPDK."""

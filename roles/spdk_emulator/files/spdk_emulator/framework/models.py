@@ -25,7 +25,7 @@ LEVELS = {
 }
 """SPDK's names of log levels and what they are in Python."""
 
-_FLAGS = """
+_FLAG_NAMES = """
     accel accel_ae4dma accel_ioat aio app_config app_rpc bdev bdev_concat bdev_ftl bdev_malloc bdev_null
     bdev_nvme bdev_raid bdev_raid0 bdev_raid1 bdev_raid_sb blob blob_esnap blob_rw fsdev fsdev_aio ftl_core
     ftl_init fuse_dispatcher gpt_parse ioat iscsi json_util keyring log_rpc lvol lvol_rpc nbd notify_rpc nvme
@@ -36,6 +36,7 @@ _FLAGS = """
     vhost_ring vhost_rpc vhost_scsi vhost_scsi_data vhost_scsi_queue virtio virtio_blk virtio_dev virtio_pci
     virtio_user virtio_vfio_user vmd
 """
+LOG_FLAGS = _FLAG_NAMES.split()
 """All of SPDK's, whether or not there is anything here for them to switch."""
 _LOGGERS = {
     "aio": "bdev.aio",
@@ -71,7 +72,7 @@ class Logs:
 
     def __init__(self, quiet: bool) -> None:
         self.level = "NOTICE"
-        self.flags = dict.fromkeys(_FLAGS.split(), False)
+        self.flags = dict.fromkeys(LOG_FLAGS, False)
         self.set_print_level("WARNING" if quiet else "INFO")
 
     def set_print_level(self, level: str) -> None:
@@ -175,6 +176,8 @@ class Framework:
     def __init__(self, app: App) -> None:
         self.started = time.perf_counter_ns()
         self.logs = Logs(app.options.quiet)
+        for flag in app.options.log_flags:
+            self.logs.set_flag(flag, True)
         self.buffers = Buffers()
         self.sockets = Sockets()
         self.notifications = Notifications()

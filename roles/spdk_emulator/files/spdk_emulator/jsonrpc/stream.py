@@ -54,12 +54,17 @@ class Splitter:
         self._buffer += data
         complete = []
         while self._advance():
+            self._check_size(self._position)
             complete.append(_decode(bytes(self._buffer[: self._position])))
             del self._buffer[: self._position]
             self._start_value()
-        if len(self._buffer) >= MAX_BYTES:
-            raise ParseError(f"a request has more than {MAX_BYTES} bytes")
+        self._check_size(len(self._buffer))
         return complete
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size >= MAX_BYTES:
+            raise ParseError(f"a request has {MAX_BYTES} bytes or more")
 
     def _advance(self) -> bool:
         """Take tokens up to the end of the value (True) or of the buffer (False)."""
