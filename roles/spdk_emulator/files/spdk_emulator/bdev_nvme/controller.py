@@ -1,0 +1,605 @@
+"""One NVMe controller, reached over NVMe/TCP: from the first connect to the shutdown, through every broken connection.
+
+Section numbers are those of the NVMe base specification 2.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import errno
+import logging
+import struct
+import uuid as uuid_module
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..nvme_tcp import nvme
+from ..nvme_tcp.host import MAX_TRANSFER, HostQueue, Request
+from ..nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Lid, Property, Sc
+from .connection import CONNECT_TIMEOUT, Connection, Host, NvmeError, Trid
+from .options import ControllerOptions
+
+log = logging.getLogger(__name__)
+
+ADMIN_DEPTH = 31
+"""Commands at a time; the queue has one entry more (3.3.1.2)."""
+IO_DEPTH = 127
+EVENT_REQUESTS = 4
+EVENT_LIMIT = 8
+SHUTDOWN_TIMEOUT = 5.0
+READY_POLL = 0.01
+UNDELAYED_RETRY = 1.0
+"""Seconds between attempts to reconnect where no ``reconnect_delay_sec`` was given."""
+SMART_EVENTS = 0x1F
+
+
+class State(enum.Enum):
+    """As ``bdev_nvme_get_controllers`` names them."""
+
+    ENABLED = "enabled"
+    RESETTING = "resetting"
+    DELAYED = "reconnect_is_delayed"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class Ana(enum.IntEnum):
+    """Asymmetric namespace access states (8.1.2)."""
+
+    OPTIMIZED = 0x1
+    NON_OPTIMIZED = 0x2
+    INACCESSIBLE = 0x3
+    PERSISTENT_LOSS = 0x4
+    CHANGE = 0xF
+
+
+@dataclass
+class Namespace:
+    """A namespace as one controller shows it. ``uuid`` is its NGUID if it has one, else its UUID, else None."""
+
+    nsid: int
+    num_blocks: int
+    block_size: int
+    uuid: uuid_module.UUID | None
+    shared: bool
+    group: int
+    write_granularity: tuple[int, int, int]
+    unmap_granularity: tuple[int, int]
+    ana: Ana = Ana.OPTIMIZED
+
+
+class Owner(Protocol):
+    """Who is told about a controller's life."""
+
+    def state_changed(self, controller: Controller) -> None:
+        """I/O may have become possible or impossible."""
+
+    def namespaces_changed(self, controller: Controller, nsids: list[int]) -> None:
+        """These namespaces are new, other than before, or gone from ``controller.namespaces``."""
+
+    def gone(self, controller: Controller) -> None:
+        """The loss timeout is over."""
+
+    def discovery_changed(self, controller: Controller) -> None:
+        """The discovery log page has changed."""
+
+
+class Controller:
+    """Owned by somebody who gives it I/O as :class:`~..nvme_tcp.host.Request` and listens as an :class:`Owner`."""
+
+    def __init__(
+        self,
+        name: str,
+        trid: Trid,
+        host: Host,
+        options: ControllerOptions,
+        settings: dict[str, Any],
+        owner: Owner,
+        spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
+    ) -> None:
+        self.name = name
+        self.trids = [trid]
+        """The one in use first; the others are alternatives of the ``failover`` mode."""
+        self.host = host
+        self.options = options
+        self.owner = owner
+        self.state = State.RESETTING
+        self.live = False
+        """Commands are answered."""
+        self.io_fails = False
+        """I/O is not to wait for this controller any more."""
+        self.queue: HostQueue | None = None
+        """The I/O queue, once there was I/O."""
+        self.cntlid = 0
+        self.version = 0
+        self.data: dict[str, Any] = {}
+        """Identify Controller."""
+        self.namespaces: dict[int, Namespace] = {}
+        self.max_transfer = MAX_TRANSFER
+        self.max_zeroes = 0
+        """The most bytes of one Write Zeroes; 0: no limit is told."""
+        self.max_deallocate = 0
+        """The most blocks of one deallocation; 0: no limit is told."""
+        self._settings = settings
+        self._spawn = spawn
+        self._admin: Connection | None = None
+        self._io: Connection | None = None
+        self._held: list[Request] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._events: set[int] = set()
+        self._event_task: asyncio.Task[Any] | None = None
+        self._recovery: asyncio.Task[Any] | None = None
+        self._reset_waiters: list[asyncio.Future[bool]] = []
+        self._fast_fail: asyncio.TimerHandle | None = None
+
+    @property
+    def trid(self) -> Trid:
+        return self.trids[0]
+
+    @property
+    def is_discovery(self) -> bool:
+        return self.trid.subnqn == nvme.DISCOVERY_NQN
+
+    @property
+    def hopeful(self) -> bool:
+        """I/O goes through, or is worth waiting for."""
+        return self.live or not self.io_fails
+
+    @property
+    def admin(self) -> Connection:
+        """The admin queue. Raises ``OSError`` while there is none."""
+        if self._admin is None:
+            raise ConnectionError(errno.ENOTCONN, f"{self.name}: not connected")
+        return self._admin
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._spawn(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Attach
+
+    async def attach(self) -> None:
+        """The first connect. Raises ``OSError`` or :class:`NvmeError`; the controller is of no use then."""
+        try:
+            await self._connect()
+        except BaseException:
+            self._disconnect()
+            raise
+        self._enabled()
+
+    async def _connect(self) -> None:
+        """Connect the admin queue, enable the controller and learn all about it."""
+        settings = self._settings
+        kato = settings["keep_alive_timeout_ms"]
+        self._disconnect()
+        admin = self._connection("admin queue", ADMIN_DEPTH)
+        self._admin = admin
+        await admin.open(self.trid, self.host, self._connect_timeout())
+        self.cntlid = await self._connect_queue(admin, 0, ADMIN_DEPTH, kato, nvme.DYNAMIC_CNTLID) & 0xFFFF
+        await self._enable()
+        page = bytearray(nvme.PAGE_SIZE)
+        await self._identify(page, Cns.CONTROLLER)
+        self.data = data = nvme.IDENTIFY_CONTROLLER.unpack(page)
+        self.max_transfer = min(MAX_TRANSFER, nvme.PAGE_SIZE << data["mdts"]) if data["mdts"] else MAX_TRANSFER
+        events = data["oaes"] & nvme.NOTICE_DISCOVERY
+        if not self.is_discovery:
+            events = SMART_EVENTS | data["oaes"] & (nvme.NOTICE_NAMESPACE | nvme.NOTICE_ANA)
+        await self._set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
+        for _ in range(min(data["aerl"] + 1, EVENT_LIMIT)):
+            self._request_event(admin)
+        if kato:
+            low = Feature.KEEP_ALIVE_TIMER
+            kato = await admin.call("Get Features, keep alive timer", Admin.GET_FEATURES, low=low) & 0xFFFFFFFF
+        if not self.is_discovery:
+            await self._learn_limits()
+            await self._set_feature(Feature.NUMBER_OF_QUEUES, 0)
+            await self._learn_namespaces()
+        if kato:
+            self._run(self._keep_alive(admin, kato / 1000))
+
+    def _connection(self, what: str, depth: int) -> Connection:
+        digests = (self.options.header_digest, self.options.data_digest)
+        trid = self.trid
+        name = f"{self.name} at {trid.traddr}:{trid.trsvcid}, {what}"
+        connection = Connection(name, depth, digests, lambda reason: self._lost(connection, reason))
+        return connection
+
+    def _connect_timeout(self) -> float:
+        return self._settings["tcp_connect_timeout_ms"] / 1000 or CONNECT_TIMEOUT
+
+    async def _connect_queue(self, connection: Connection, qid: int, depth: int, kato: int, cntlid: int) -> int:
+        """The fabrics command Connect (6.3)."""
+        data = nvme.CONNECT_DATA.pack(
+            hostid=self.host.identifier,
+            cntlid=cntlid,
+            subnqn=self.trid.subnqn.encode(),
+            hostnqn=self.host.nqn.encode(),
+        )
+        low = qid << 16 | depth << 32
+        return await connection.call("Connect", nvme.FABRICS_OPCODE, Fabrics.CONNECT, low, kato, data)
+
+    async def _get_property(self, offset: int, eight_bytes: bool = False) -> int:
+        low = eight_bytes | offset << 32
+        what = f"Property Get {offset:#x}"
+        return await self.admin.call(what, nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, low)
+
+    async def _set_property(self, offset: int, value: int) -> None:
+        what = f"Property Set {offset:#x}"
+        await self.admin.call(what, nvme.FABRICS_OPCODE, Fabrics.PROPERTY_SET, offset << 32, value)
+
+    async def _enable(self) -> None:
+        """Bring the controller to ready (3.5.1)."""
+        self.version = await self._get_property(Property.VS)
+        capabilities = await self._get_property(Property.CAP, eight_bytes=True)
+        timeout = max((capabilities >> 24 & 0xFF) * 0.5, 1.0)
+        configuration = await self._get_property(Property.CC)
+        status = await self._get_property(Property.CSTS)
+        if configuration & nvme.CC_ENABLE:
+            await self._set_property(Property.CC, configuration & ~nvme.CC_ENABLE)
+            await self._wait_for(nvme.CSTS_READY, 0, timeout, "to be disabled")
+        elif status & nvme.CSTS_READY:
+            await self._wait_for(nvme.CSTS_READY, 0, timeout, "to be disabled")
+        wanted = nvme.CC_ENABLE | 6 << nvme.CC_IOSQES_SHIFT | 4 << nvme.CC_IOCQES_SHIFT
+        await self._set_property(Property.CC, wanted)
+        await self._wait_for(nvme.CSTS_READY, nvme.CSTS_READY, timeout, "to be ready")
+
+    async def _wait_for(self, mask: int, value: int, timeout: float, what: str) -> None:
+        """Poll CSTS."""
+        try:
+            async with asyncio.timeout(timeout):
+                while await self._get_property(Property.CSTS) & mask != value:
+                    await asyncio.sleep(READY_POLL)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name}: waited {timeout:g} s for the controller {what}") from None
+
+    async def _identify(self, page: bytearray, cns: Cns, nsid: int = 0) -> None:
+        await self.admin.call(f"Identify {cns.name}, namespace {nsid}", Admin.IDENTIFY, nsid, cns, data=page)
+
+    async def _set_feature(self, feature: Feature, value: int) -> int:
+        return await self.admin.call(
+            f"Set Features {feature.name}", Admin.SET_FEATURES, low=feature | value << 32
+        )
+
+    async def log_page(self, lid: int, size: int, offset: int = 0, nsid: int = 0) -> bytearray:
+        """``size`` bytes (a multiple of 4) of a log page, in pieces that fit a command."""
+        content = bytearray()
+        while len(content) < size:
+            piece = bytearray(min(size - len(content), self.max_transfer))
+            dwords = len(piece) // 4 - 1
+            low = lid | (dwords & 0xFFFF) << 16 | (dwords >> 16) << 32
+            what = f"Get Log Page {lid:#04x}"
+            await self.admin.call(what, Admin.GET_LOG_PAGE, nsid, low, offset + len(content), piece)
+            content += piece
+        return content
+
+    async def _learn_limits(self) -> None:
+        """Limits of the NVM command set, which older controllers do not tell."""
+        if self.version < 0x00020000:
+            return
+        page = bytearray(nvme.PAGE_SIZE)
+        try:
+            await self._identify(page, Cns.CONTROLLER_OF_COMMAND_SET)
+        except NvmeError:
+            return
+        limits = nvme.IDENTIFY_CONTROLLER_NVM.unpack(page)
+        self.max_zeroes = nvme.PAGE_SIZE << limits["wzsl"] if limits["wzsl"] else 0
+        self.max_deallocate = limits["dmrsl"]
+
+    # Namespaces
+
+    async def _learn_namespaces(self) -> None:
+        nsids = await self._active_namespaces()
+        found = {nsid: await self._identify_namespace(nsid) for nsid in nsids}
+        made = {nsid: await self._describe_namespace(nsid, page) for nsid, page in found.items() if page}
+        self.namespaces = {nsid: namespace for nsid, namespace in made.items() if namespace}
+        await self._learn_ana()
+
+    async def _active_namespaces(self) -> list[int]:
+        nsids: list[int] = []
+        page = bytearray(nvme.PAGE_SIZE)
+        while True:
+            await self._identify(page, Cns.ACTIVE_NAMESPACES, nsids[-1] if nsids else 0)
+            more = nvme.parse_namespace_list(page)
+            nsids += more
+            if len(more) < nvme.NAMESPACE_LIST_LIMIT:
+                return nsids
+
+    async def _identify_namespace(self, nsid: int) -> bytearray | None:
+        """Identify Namespace; None where there is no such active namespace."""
+        page = bytearray(nvme.PAGE_SIZE)
+        try:
+            await self._identify(page, Cns.NAMESPACE, nsid)
+        except NvmeError as error:
+            if error.status != Sc.INVALID_NAMESPACE:
+                raise
+            return None
+        return page if nvme.IDENTIFY_NAMESPACE.unpack(page)["nsze"] else None
+
+    async def _describe_namespace(self, nsid: int, page: bytearray) -> Namespace | None:
+        """What there is to know of a namespace; None for one that no bdev can be made of."""
+        known = nvme.IDENTIFY_NAMESPACE.unpack(page)
+        flbas = known["flbas"]
+        offset = nvme.IDENTIFY_NAMESPACE.fields["lbaf0_ms"][0] + 4 * (flbas & 0xF | flbas >> 1 & 0x30)
+        metadata, shift = struct.unpack_from("<HB", page, offset)
+        if metadata or not 9 <= shift <= 16:
+            log.warning(
+                "%s: namespace %d has blocks of 2^%d bytes with %d bytes of metadata; no bdev is made of it",
+                self.name, nsid, shift, metadata,
+            )  # fmt: skip
+            return None
+        identifiers = await self._identifiers(nsid)
+        identifier = identifiers.get(nvme.DESCRIPTOR_NGUID) or known["nguid"]
+        if not any(identifier):
+            identifier = identifiers.get(nvme.DESCRIPTOR_UUID, bytes(16))
+        optimal = known["nsfeat"] & 0x10
+        return Namespace(
+            nsid=nsid,
+            num_blocks=known["nsze"],
+            block_size=1 << shift,
+            uuid=uuid_module.UUID(bytes=bytes(identifier)) if any(identifier) else None,
+            shared=bool(known["nmic"] & 1),
+            group=known["anagrpid"],
+            write_granularity=(known["npwa"] + 1, known["npwg"] + 1, known["nows"] + 1) if optimal else (0, 0, 0),
+            unmap_granularity=(known["npda"] + 1, known["npdg"] + 1) if optimal else (0, 0),
+        )
+
+    async def _identifiers(self, nsid: int) -> dict[int, bytes]:
+        if self.version < 0x00010300:
+            return {}
+        page = bytearray(nvme.PAGE_SIZE)
+        await self._identify(page, Cns.NAMESPACE_DESCRIPTORS, nsid)
+        return dict(nvme.parse_namespace_descriptors(page))
+
+    @property
+    def reports_ana(self) -> bool:
+        return bool(self.data["cmic"] & 0x8)
+
+    async def _learn_ana(self) -> None:
+        """The access state of every namespace (5.16.1.13)."""
+        if not self.reports_ana or not self.namespaces:
+            return
+        size = 16 + 32 * self.data["nanagrpid"] + 4 * len(self.namespaces)
+        page = await self.log_page(Lid.ANA, -(-size // 4) * 4, nsid=nvme.BROADCAST_NSID)
+        _, groups = struct.unpack_from("<QH", page)
+        position = 16
+        for _ in range(groups):
+            if position + 32 > len(page):
+                break
+            _, count, _, state = struct.unpack_from("<IIQB", page, position)
+            position += 32
+            count = min(count, (len(page) - position) // 4)
+            for nsid in struct.unpack_from(f"<{count}I", page, position):
+                if nsid in self.namespaces:
+                    try:
+                        self.namespaces[nsid].ana = Ana(state & 0xF)
+                    except ValueError:
+                        self.namespaces[nsid].ana = Ana.INACCESSIBLE
+            position += 4 * count
+
+    # Asynchronous events
+
+    def _request_event(self, admin: Connection) -> None:
+        def done(request: Request, status: int, value: int) -> None:
+            if admin is not self._admin:
+                return
+            if status:
+                if status & 0x7FF != Sc.ABORTED_SQ_DELETION:
+                    log.warning("%s: no more asynchronous events, status %#05x", self.name, status & 0x7FF)
+                return
+            self._request_event(admin)
+            self._event(value & 0xFFFFFF)
+
+        admin.submit(Request(Admin.ASYNC_EVENT_REQUEST, 0, 0, 0, [], 0, done))
+
+    def _event(self, event: int) -> None:
+        self._events.add(event)
+        if self._event_task is None:
+            self._event_task = self._run(self._handle_events())
+
+    def refresh_ana(self) -> None:
+        """A command was answered with an access state that we did not know of."""
+        self._event(nvme.EVENT_ANA_CHANGED)
+
+    async def _handle_events(self) -> None:
+        try:
+            while self._events and self._admin is not None:
+                event = self._events.pop()
+                if event == nvme.EVENT_NAMESPACE_CHANGED:
+                    await self._namespaces_changed()
+                elif event == nvme.EVENT_ANA_CHANGED:
+                    await self._learn_ana()
+                    self.owner.state_changed(self)
+                elif event == nvme.EVENT_DISCOVERY_CHANGED:
+                    self.owner.discovery_changed(self)
+        except (NvmeError, OSError) as error:
+            log.warning("%s: an asynchronous event could not be handled: %s", self.name, error)
+        finally:
+            self._event_task = None
+
+    async def _namespaces_changed(self) -> None:
+        page = await self.log_page(Lid.CHANGED_NAMESPACES, nvme.PAGE_SIZE, nsid=nvme.BROADCAST_NSID)
+        nsids = nvme.parse_namespace_list(page)
+        if nvme.BROADCAST_NSID in nsids:
+            # More have changed than the page can tell.
+            nsids = sorted({*await self._active_namespaces(), *self.namespaces})
+        for nsid in nsids:
+            page_of = await self._identify_namespace(nsid)
+            namespace = await self._describe_namespace(nsid, page_of) if page_of else None
+            if namespace:
+                self.namespaces[nsid] = namespace
+            else:
+                self.namespaces.pop(nsid, None)
+        await self._learn_ana()
+        self.owner.namespaces_changed(self, nsids)
+
+    async def _keep_alive(self, admin: Connection, timeout: float) -> None:
+        """Twice in the keep alive time; without an answer in that time there is no connection any more (3.9)."""
+        while admin is self._admin:
+            await asyncio.sleep(timeout / 2)
+            if admin is not self._admin:
+                return
+            try:
+                async with asyncio.timeout(timeout):
+                    await admin.call("Keep Alive", Admin.KEEP_ALIVE)
+            except TimeoutError:
+                self._lost(admin, f"no answer to a keep alive within {timeout:g} s")
+            except NvmeError as error:
+                self._lost(admin, str(error))
+
+    # I/O
+
+    def submit(self, request: Request) -> None:
+        """Only while :attr:`live`. The I/O queue is connected when there is the first I/O."""
+        if self.queue is not None:
+            self.queue.submit(request)
+            return
+        self._held.append(request)
+        if self._io is None:
+            self._io = self._connection("I/O queue", IO_DEPTH)
+            self._run(self._connect_io(self._io))
+
+    async def _connect_io(self, connection: Connection) -> None:
+        try:
+            await connection.open(self.trid, self.host, self._connect_timeout())
+            kato = self._settings["keep_alive_timeout_ms"]
+            await self._connect_queue(connection, 1, IO_DEPTH, kato, self.cntlid)
+        except (NvmeError, OSError) as error:
+            self._lost(connection, str(error))
+            return
+        if connection is not self._io:
+            connection.close()
+            return
+        capsule = self.data["ioccsz"] * 16 - 64
+        connection.queue.in_capsule = max(capsule, 0) if not self.data["icdoff"] else 0
+        self.queue = connection.queue
+        held, self._held = self._held, []
+        for request in held:
+            self.queue.submit(request)
+
+    # A connection breaks
+
+    def _disconnect(self) -> None:
+        """Close both connections; requests in flight are given back."""
+        admin, io, held = self._admin, self._io, self._held
+        self._admin = self._io = self.queue = None
+        self._held = []
+        if io is not None:
+            io.close()
+        if admin is not None:
+            admin.close()
+        for request in held:
+            request.done(request, Sc.ABORTED_SQ_DELETION, 0)
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        if connection is not self._admin and connection is not self._io:
+            return
+        if self.live:
+            log.warning("%s: connection lost: %s", connection.name, reason)
+            self._recover()
+
+    def _recover(self) -> None:
+        self.live = False
+        self.queue = None
+        self.state = State.RESETTING
+        timeout = self.options.fast_io_fail_timeout
+        if timeout:
+            self._fast_fail = asyncio.get_running_loop().call_later(timeout, self._fail_io)
+        self.owner.state_changed(self)
+        self._disconnect()
+        self._recovery = self._run(self._reconnect())
+
+    def _fail_io(self) -> None:
+        self.io_fails = True
+        self.owner.state_changed(self)
+
+    async def _reconnect(self) -> None:
+        loop = asyncio.get_running_loop()
+        options = self.options
+        started = loop.time()
+        while True:
+            self.state = State.RESETTING
+            try:
+                before = set(self.namespaces)
+                await self._connect()
+            except (NvmeError, OSError) as error:
+                log.info("%s: no new connection: %s", self.name, error)
+                self._disconnect()
+                self._end_reset(False)
+                self.trids.append(self.trids.pop(0))
+                if options.loss_timeout == 0:
+                    self.state = State.FAILED
+                    self.io_fails = True
+                    self.owner.state_changed(self)
+                elif options.loss_timeout > 0 and loop.time() - started >= options.loss_timeout:
+                    log.warning("%s: not reachable for %d s: it is deleted", self.name, options.loss_timeout)
+                    self._recovery = None
+                    self.io_fails = True
+                    self.owner.gone(self)
+                    return
+                else:
+                    self.state = State.DELAYED
+                await asyncio.sleep(options.reconnect_delay or UNDELAYED_RETRY)
+            else:
+                break
+        self._recovery = None
+        self._enabled()
+        log.info("%s: connected again", self.name)
+        self.owner.namespaces_changed(self, sorted(before | set(self.namespaces)))
+        self.owner.state_changed(self)
+        self._end_reset(True)
+
+    def _enabled(self) -> None:
+        self.state = State.ENABLED
+        self.live = True
+        self.io_fails = False
+        if self._fast_fail is not None:
+            self._fast_fail.cancel()
+            self._fast_fail = None
+
+    async def reset(self) -> bool:
+        """Disconnect and connect again. Returns whether that worked at the first attempt."""
+        if self.state == State.DELETING:
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._reset_waiters.append(done)
+        if self.live:
+            self._recover()
+        return await done
+
+    def _end_reset(self, good: bool) -> None:
+        waiters, self._reset_waiters = self._reset_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(good)
+
+    # The end
+
+    async def shut_down(self) -> None:
+        """Tell the controller (3.6.2), close the connections, stop everything."""
+        was_live, self.live = self.live, False
+        self.state = State.DELETING
+        self.io_fails = True
+        current = asyncio.current_task()
+        for task in list(self._tasks):
+            if task is not current:
+                task.cancel()
+        if self._fast_fail is not None:
+            self._fast_fail.cancel()
+        self._end_reset(False)
+        io, self._io, self.queue = self._io, None, None
+        if io is not None:
+            io.close()
+        if was_live and self._admin is not None:
+            try:
+                async with asyncio.timeout(SHUTDOWN_TIMEOUT):
+                    configuration = await self._get_property(Property.CC)
+                    await self._set_property(Property.CC, configuration | 1 << nvme.CC_SHN_SHIFT)
+                    while not await self._get_property(Property.CSTS) & nvme.CSTS_SHUTDOWN_COMPLETE:
+                        await asyncio.sleep(READY_POLL)
+            except (NvmeError, OSError, TimeoutError) as error:
+                log.info("%s: no orderly shutdown: %s", self.name, error)
+        self._disconnect()
