@@ -247,8 +247,8 @@ def test_one_state_for_all() -> None:
     disks = [disk("a"), disk("b", state="absent")]
     assert {valid.state for valid in planner.validate(disks, nodes(), {"state": "detached"})} == {"detached"}
     assert errors(disks, state="absent") == [
-        "virtual_disks_state: absent destroys data, and ipdk_safe_mode is true. Set ipdk_safe_mode: false to allow it, or "
-        "use detached to keep the data."
+        "virtual_disks_state: absent destroys data, and ipdk_safe_mode is true. Set ipdk_safe_mode: false to allow it, "
+        "or use detached to keep the data."
     ]
     assert errors(disks, state="gone", safe_mode=False) == [
         "virtual_disks_state: wanted one of attached, detached, absent, got 'gone'."
