@@ -6,6 +6,7 @@ The emulator is the default. ``SPDK_PREFIX=/where/it/was/built pytest tests/unit
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -36,20 +37,26 @@ class Node:
             return client.call(method, params)
 
 
-def run_module(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"ansible_collections.ipdk.storage.plugins.modules.{name}"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": options}),
+@functools.lru_cache(maxsize=1)
+def _runner() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("module_runner.py"))],
         env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
-        capture_output=True,
+        stdin=subprocess.PIPE,  # it ends when this is closed, with this process
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
     )
-    assert done.stdout.strip(), f"{name} printed nothing: {done.stderr}"
-    result = json.loads(done.stdout)
-    result["rc"] = done.returncode
-    return result
+
+
+def run_module(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The module's result, with its exit status as ``rc``."""
+    runner = _runner()
+    assert runner.stdin and runner.stdout
+    runner.stdin.write(json.dumps({"module": name, "options": options}) + "\n")
+    runner.stdin.flush()
+    done = json.loads(runner.stdout.readline())
+    assert done["out"].strip(), f"{name} printed nothing: {done['err']}"
+    return {**json.loads(done["out"]), "rc": done["rc"]}
 
 
 def start(directory: Path, name: str) -> tuple[subprocess.Popen[bytes], Node]:
