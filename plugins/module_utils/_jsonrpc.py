@@ -204,10 +204,10 @@ class Client:
     def __exit__(self, *_ignored: object) -> None:
         self.close()
 
-    def connect(self) -> None:
+    def connect(self) -> socket.socket:
         """Connect, if not connected. Raises ConnectionFailed, or ValueError for an address that is none."""
         if self._socket is not None:
-            return
+            return self._socket
         family, target = parse_address(self.address)
         try:
             if family == socket.AF_UNIX:
@@ -228,6 +228,7 @@ class Client:
         connection.setblocking(False)
         self._socket = connection
         self._received = bytearray()
+        return connection
 
     def close(self) -> None:
         """Close the connection; without one, nothing."""
@@ -251,17 +252,14 @@ class Client:
         wanted = [(str(call[0]), call[1]) for call in calls]
         answers: list[Any] = [None] * len(wanted)
         try:
-            self.connect()
-            self._exchange(wanted, answers)
+            self._exchange(self.connect(), wanted, answers)
         except _Broken as broken:
             self.close()
             for index in broken.unanswered:
                 answers[index] = broken.because
         return answers
 
-    def _exchange(self, wanted: list[tuple[str, Any]], answers: list[Any]) -> None:
-        connection = self._socket
-        assert connection is not None
+    def _exchange(self, connection: socket.socket, wanted: list[tuple[str, Any]], answers: list[Any]) -> None:
         waiting: dict[int, tuple[int, int]] = {}  # id -> (index, bytes of the request)
         ahead = 0  # bytes of requests without an answer
         upcoming = 0

@@ -33,10 +33,10 @@ options:
       type:
         description:
           - What it is made of. V(malloc) is memory and loses its data with the process, V(aio) is a file or a block
-            device, V(null) throws away what is written.
+            device, V(null) throws away what is written (in YAML it needs its quotes).
           - Required unless O(bdevs[].state=absent), where it protects against deleting something else of that name.
         type: str
-        choices: [malloc, null, aio]
+        choices: [malloc, "null", aio]
       size:
         description:
           - Bytes, or a whole number with V(KiB), V(MiB), V(GiB) or V(TiB); a multiple of the block size.

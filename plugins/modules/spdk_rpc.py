@@ -23,7 +23,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: partial
-    description: Calls that only read are made, the others are returned in RV(would_call).
+    description: Can run in C(check_mode).
+    details: Calls that only read are made, the others are returned in RV(would_call).
   diff_mode:
     support: none
     description: It does not know what a call changes.
