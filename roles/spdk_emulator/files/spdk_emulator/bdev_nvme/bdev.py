@@ -70,6 +70,7 @@ class NvmeBdev(Bdev):
         namespace: Namespace,
         settings: dict[str, Any],
         reset_all: Callable[[BdevIo], None],
+        on_close: Callable[[], None],
     ) -> None:
         super().__init__(name, namespace.block_size, namespace.num_blocks, namespace.uuid)
         self.nsid = namespace.nsid
@@ -100,6 +101,7 @@ class NvmeBdev(Bdev):
         self._shift = namespace.block_size.bit_length() - 1
         self._settings = settings
         self._reset_all = reset_all
+        self.on_close = on_close
         self._path: Controller | None = None
         self._ring: list[Controller] = []
         self._turn = 0
@@ -185,9 +187,7 @@ class NvmeBdev(Bdev):
             shift = self._shift
             opcode = _IO_READ if op == Op.READ else _IO_WRITE
             self._dispatch(
-                Request(
-                    opcode, self.nsid, io.offset >> shift, (length >> shift) - 1, io.iov, length, self._on_done, io
-                )
+                Request(opcode, self.nsid, io.offset >> shift, (length >> shift) - 1, io.iov, length, self._on_done, io)
             )
         elif op == Op.RESET:
             self._reset_all(io)
@@ -216,9 +216,7 @@ class NvmeBdev(Bdev):
             count = min(left, most)
             if data:
                 iov: list[Any] = part(io.iov, (first << shift) - io.offset, count << shift)
-                request = Request(
-                    opcode, self.nsid, first, count - 1, iov, count << shift, self._on_done, parts
-                )
+                request = Request(opcode, self.nsid, first, count - 1, iov, count << shift, self._on_done, parts)
             elif io.op == Op.WRITE_ZEROES:
                 request = Request(opcode, self.nsid, first, count - 1, [], 0, self._on_done, parts)
             else:

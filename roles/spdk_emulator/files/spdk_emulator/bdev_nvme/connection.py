@@ -90,9 +90,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
             raise
 
-    async def call(
-        self, what: str, opcode: int, nsid: int = 0, low: int = 0, high: int = 0, data: Any = b""
-    ) -> int:
+    async def call(self, what: str, opcode: int, nsid: int = 0, low: int = 0, high: int = 0, data: Any = b"") -> int:
         """One command, ``data`` (bytes to send, or a bytearray to be filled) as its data; returns its dwords 0 and 1.
 
         Raises :class:`NvmeError`, which names ``what`` was done.

@@ -260,9 +260,7 @@ class Controller:
         await self.admin.call(f"Identify {cns.name}, namespace {nsid}", Admin.IDENTIFY, nsid, cns, data=page)
 
     async def _set_feature(self, feature: Feature, value: int) -> int:
-        return await self.admin.call(
-            f"Set Features {feature.name}", Admin.SET_FEATURES, low=feature | value << 32
-        )
+        return await self.admin.call(f"Set Features {feature.name}", Admin.SET_FEATURES, low=feature | value << 32)
 
     async def log_page(self, lid: int, size: int, offset: int = 0, nsid: int = 0) -> bytearray:
         """``size`` bytes (a multiple of 4) of a log page, in pieces that fit a command."""
@@ -461,6 +459,13 @@ class Controller:
         if self._io is None:
             self._io = self._connection("I/O queue", IO_DEPTH)
             self._run(self._connect_io(self._io))
+
+    def release_queue(self) -> None:
+        """Nobody holds a bdev any more: close the I/O queue, if nothing is on its way."""
+        io = self._io
+        if io is not None and self.queue is not None and not io.queue.outstanding:
+            self._io = self.queue = None
+            io.close()
 
     async def _connect_io(self, connection: Connection) -> None:
         try:

@@ -147,13 +147,19 @@ class Group:
 
     def _register(self, controller: Controller, nsid: int) -> None:
         name = f"{self.name}n{nsid}"
-        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset)
+        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset, self._closed)
         try:
             self._app.bdevs.register(bdev)
         except OSError as failure:
             log.error("%s: no bdev %s with the UUID %s: %s", self.name, name, bdev.uuid, failure.strerror)
             return
         self.bdevs[nsid] = bdev
+
+    def _closed(self) -> None:
+        """A holder has closed a bdev; the last one takes the I/O queues with it, as in SPDK."""
+        if not any(bdev.descriptors for bdev in self.bdevs.values()):
+            for controller in self.controllers:
+                controller.release_queue()
 
     def _reset(self, io: BdevIo) -> None:
         async def work() -> None:

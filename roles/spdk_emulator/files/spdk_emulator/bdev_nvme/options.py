@@ -75,9 +75,9 @@ def check(options: dict[str, Any]) -> None:
 class ControllerOptions:
     """How one controller behaves when its connection breaks, and what its connections look like.
 
-    ``loss_timeout``: seconds without a connection after which the controller is deleted, -1: never, 0: it stays, but
-    its I/O fails as soon as it cannot be reached. ``reconnect_delay``: seconds between attempts. ``fast_io_fail_timeout``:
-    seconds after which I/O is failed instead of held back; 0: not before the controller is deleted.
+    ``loss_timeout``: seconds without a connection after which the controller is deleted; -1: never; 0: it stays, but
+    its I/O fails as soon as it cannot be reached. ``reconnect_delay``: seconds between attempts.
+    ``fast_io_fail_timeout``: seconds after which I/O fails instead of waiting; 0: not before the controller is deleted.
     """
 
     loss_timeout: int = 0

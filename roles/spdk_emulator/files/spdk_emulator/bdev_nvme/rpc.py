@@ -158,9 +158,7 @@ def _timeouts(app: App, given: dict[str, Any]) -> dict[str, int]:
         "reconnect_delay": "reconnect_delay_sec",
         "fast_io_fail_timeout": "fast_io_fail_timeout_sec",
     }
-    return {
-        field: given[name] if given[name] is not None else app.nvme.options[name] for field, name in names.items()
-    }
+    return {field: given[name] if given[name] is not None else app.nvme.options[name] for field, name in names.items()}
 
 
 @method(
@@ -304,9 +302,7 @@ async def bdev_nvme_detach_controller(app: App, name: str, **given: str | None) 
     return True
 
 
-@method(
-    "bdev_nvme_reset_controller", params=_CONTROLLER, bad_params=(INVALID_PARAMS, os.strerror(errno.EINVAL))
-)
+@method("bdev_nvme_reset_controller", params=_CONTROLLER, bad_params=(INVALID_PARAMS, os.strerror(errno.EINVAL)))
 async def bdev_nvme_reset_controller(app: App, name: str, cntlid: int) -> bool:
     group = app.nvme.groups.get(name)
     if group is None:
@@ -345,9 +341,7 @@ _HEALTH_COUNTERS = (
 )
 
 
-@method(
-    "bdev_nvme_get_controller_health_info", params=_NAME, bad_params=(INTERNAL_ERROR, "Invalid parameters")
-)
+@method("bdev_nvme_get_controller_health_info", params=_NAME, bad_params=(INTERNAL_ERROR, "Invalid parameters"))
 async def bdev_nvme_get_controller_health_info(app: App, name: str) -> dict[str, Any]:
     """Log page 2 (NVMe base specification 2.0, 5.16.1.3)."""
     group = app.nvme.groups.get(name)
