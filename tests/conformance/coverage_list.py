@@ -27,7 +27,7 @@ def methods() -> dict[str, Any]:
     """The emulator's methods by name."""
     if str(ROLE / "files") not in sys.path:
         sys.path.insert(0, str(ROLE / "files"))
-    importlib.import_module("spdk_emulator.app").load_families()
+    importlib.import_module("spdk_emulator.app").load_methods()
     return importlib.import_module("spdk_emulator.jsonrpc.registry").METHODS
 
 

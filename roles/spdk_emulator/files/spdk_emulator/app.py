@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import inspect
 import json
 import logging
@@ -34,12 +33,10 @@ FAMILIES = (
 """(attribute of the App, package) of every family, in the order in which they start."""
 
 
-def load_families() -> list[tuple[str, str]]:
-    """Import the families, which fills the table of methods."""
-    present = [pair for pair in FAMILIES if importlib.util.find_spec(f"{__package__}.{pair[1]}.rpc") is not None]
-    for _, package in present:
+def load_methods() -> None:
+    """Import every family's methods, which fills the table of methods."""
+    for _, package in FAMILIES:
         importlib.import_module(f"{__package__}.{package}.rpc")
-    return present
 
 
 class ConfigError(Exception):
@@ -63,7 +60,8 @@ class App:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._families: list[Any] = []
         self._configs: dict[str, tuple[list[_Calls], list[_Calls]]] = {}
-        for attribute, package in load_families():
+        load_methods()
+        for attribute, package in FAMILIES:
             family = importlib.import_module(f"{__package__}.{package}.models").setup(self)
             setattr(self, attribute, family)
             self._families.append(family)
