@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ipdk.storage.plugins.plugin_utils import planner
+from ansible_collections.ipdk.storage.plugins.plugin_utils import fio_jobs, planner
 
 
 def plan(
@@ -28,6 +28,13 @@ def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | N
     except planner.InvalidDisks as error:
         return error.errors
     return []
+
+
+def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    try:
+        return fio_jobs.jobs_of_host(jobs, host, disks)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +62,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "declared_nodes": declared_nodes,
+            "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "plan": plan,
             "plan_after_unplug": planner.after_unplug,
