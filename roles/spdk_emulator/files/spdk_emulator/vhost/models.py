@@ -6,6 +6,7 @@ A controller outlives its bdev: when the bdev goes, requests fail and the device
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -39,11 +40,11 @@ MIN_IOPS_THRESHOLD = 100
 """Less than one request in the 10 ms after which SPDK looks at the rate cannot be told from none."""
 
 
-class VhostError(Exception):
+class VhostError(OSError):
     """What cannot be done; ``number`` is the errno that SPDK returns for it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(os.strerror(number))
+        super().__init__(number, os.strerror(number))
         self.number = number
 
 
@@ -78,6 +79,7 @@ class BlkController:
             self._descriptor = bdevs.open(bdev_name, True, self._on_bdev_event)
         except BdevError as error:
             raise VhostError(error.number) from None
+        self._descriptor.idle = True
         self.features = self._offer(self._descriptor.bdev)
 
     def _offer(self, bdev: Bdev) -> int:
@@ -104,7 +106,7 @@ class BlkController:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(self.path)
-            listener.listen(16)
+            listener.listen(128)
         except OSError as error:
             listener.close()
             log.error("%s: cannot listen on %s: %s", self.name, self.path, error)
@@ -119,10 +121,8 @@ class BlkController:
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
-            except FileNotFoundError:
-                pass
         for session in list(self.sessions):
             session.close()
         if self._descriptor is not None:
@@ -185,7 +185,9 @@ class BlkController:
         else:
             done(0, Status.INVALID_OPCODE)
 
-    def _submit_range(self, descriptor: Descriptor, op: Op, request: BlkRequest, done: Callable[[int, int], None]) -> None:
+    def _submit_range(
+        self, descriptor: Descriptor, op: Op, request: BlkRequest, done: Callable[[int, int], None]
+    ) -> None:
         span = blk.parse_range(request.readable)
         if span is None or not span.length:
             done(0, Status.INVALID_FIELD)
@@ -203,6 +205,8 @@ class BlkController:
 
     def session_closed(self, session: Session) -> None:
         self.sessions.remove(session)
+        if self._descriptor is not None:
+            self._descriptor.idle = not self.sessions
         self._idle.set()
 
     # What happens to it
@@ -214,6 +218,8 @@ class BlkController:
             log.error("%s: a connection could not be accepted: %s", self.name, error)
             return
         self.sessions.append(Session(self, connection, next(self._vhost.session_ids), next(self._numbers)))
+        if self._descriptor is not None:
+            self._descriptor.idle = False
 
     def _on_bdev_event(self, event: BdevEvent, bdev: Bdev) -> None:
         if event is BdevEvent.RESIZE:
@@ -296,7 +302,7 @@ class Vhost:
         return cpus
 
     async def delete(self, name: str) -> None:
-        """Wait until no front end is connected, as SPDK does, then take the controller away. Raises :class:`VhostError`."""
+        """Wait until no front end is connected, as SPDK does, then take it away. Raises :class:`VhostError`."""
         controller = self.get(name)
         if controller.sessions:
             log.error("%s: has still valid connections", name)

@@ -7,6 +7,7 @@ with one interrupt. That is what lets one process carry many disks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -98,7 +99,7 @@ class Queue:
             self._loop.call_soon(self.run)
 
     def start(self, memory: GuestMemory, features: int, inflight: QueueInflight | None) -> None:
-        """Begin to serve, from :attr:`base` on. A ring that cannot be is left stopped, and said so on its error eventfd."""
+        """Begin to serve, from :attr:`base` on. A ring that cannot be is left stopped; its error eventfd says so."""
         if self._kick is None or self.addresses is None:
             return
         try:
@@ -255,7 +256,6 @@ def _replace(old: int | None, new: int | None) -> int | None:
 
 def _signal(fd: int | None) -> None:
     if fd is not None:
-        try:
+        # Full: the peer has an event pending already. Anything else: the peer is gone.
+        with contextlib.suppress(OSError):
             os.write(fd, _EVENT)
-        except OSError:
-            pass  # full: the peer has an event pending already; anything else: the peer is gone

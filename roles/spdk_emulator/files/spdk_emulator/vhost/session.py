@@ -23,7 +23,7 @@ DRAIN_SECONDS = 5.0
 """How long a queue's stop waits for its requests. The front end, and with it the guest, stands still meanwhile."""
 MESSAGES_A_TURN = 16
 
-PROTOCOL_FEATURES = (
+PROTOCOL_FEATURES = int(
     ProtocolFeature.MQ
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ

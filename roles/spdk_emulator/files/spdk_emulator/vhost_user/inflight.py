@@ -17,7 +17,7 @@ from .messages import InflightRegion, ProtocolError
 _HEAD = struct.Struct("<QHHHH")
 _STATE_SIZE = 16
 _NEXT = 6
-"""Of the 16 bytes of one descriptor's state, byte 0 is its flag, bytes 6 and 7 the next of its batch, 8 to 15 a counter."""
+"""Of the 16 bytes of one descriptor's state, byte 0 is its flag, 6 and 7 the next of its batch, 8 to 15 a counter."""
 MAX_QUEUE_SIZE = 1024
 VERSION = 1
 
@@ -60,8 +60,8 @@ def open_queues(fd: int, region: InflightRegion) -> list[QueueInflight]:
 class QueueInflight:
     """The log of one split virtqueue.
 
-    ``begin`` when a request is taken; ``finish`` for a batch *before* and ``settle`` *after* the used index that covers it
-    is published; ``recover`` once, before the ring is used.
+    ``begin`` when a request is taken; ``finish`` for a batch *before* and ``settle`` *after* the used index that covers
+    it is published; ``recover`` once, before the ring is used.
     """
 
     def __init__(self, view: memoryview, size: int) -> None:
@@ -88,7 +88,7 @@ class QueueInflight:
         self._words[7] = used_index
 
     def recover(self, used_index: int) -> list[int]:
-        """The heads that were taken and not finished, oldest first. What the region says is not trusted to make sense."""
+        """The heads that were taken and not finished, oldest first. The region is not trusted to make sense."""
         view, words = self._view, self._words
         _features, version, size, last_head, seen = _HEAD.unpack_from(view)
         if version != VERSION or size != self.size:

@@ -1,7 +1,7 @@
 """The messages of the vhost-user protocol that a virtio-blk back end exchanges with its front end (QEMU).
 
-A message is a 12-byte header (request, flags, payload size), a payload and maybe file descriptors, which travel with the
-header's first byte. :class:`Reader` puts messages together from what a stream socket gives, in any pieces; the
+A message is a 12-byte header (request, flags, payload size), a payload and maybe file descriptors, which travel with
+the header's first byte. :class:`Reader` puts messages together from what a stream socket gives, in any pieces; the
 ``decode_*`` functions turn payloads into values and refuse what is not well formed with :class:`ProtocolError`; the
 ``encode_*`` functions make what goes back. Source: QEMU's "Vhost-user Protocol" document.
 """
@@ -144,7 +144,7 @@ def close_fds(fds: list[int]) -> None:
 
 
 class Reader:
-    """Puts messages together. Read :attr:`wanted` bytes at most at a time, so that descriptors stay with their message."""
+    """Puts messages together. Read :attr:`wanted` bytes at most, so that descriptors stay with their message."""
 
     def __init__(self) -> None:
         self._data = bytearray()

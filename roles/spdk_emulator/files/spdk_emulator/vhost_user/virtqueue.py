@@ -1,7 +1,7 @@
 """The split virtqueue: taking requests from a ring in guest memory and giving them back, in any order.
 
-The guest writes the descriptors and the available ring while they are read here; nothing in them is trusted. What cannot
-be a request raises :class:`RingError`, after which the ring has to be stopped: there is no way to answer it.
+The guest writes the descriptors and the available ring while they are read here; nothing in them is trusted. What
+cannot be a request raises :class:`RingError`, after which the ring has to be stopped: there is no way to answer it.
 Source: the virtio specification 1.2, section 2.7 (split virtqueues), 2.7.10 (event index).
 """
 
@@ -44,7 +44,7 @@ class RingAddresses(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """The buffers of one request: first those to be read, then those to be written, as the specification orders them."""
+    """The buffers of one request: those to be read come first, those to be written last."""
 
     readable: list[memoryview]
     writable: list[memoryview]
@@ -134,7 +134,9 @@ class SplitQueue:
                 address, length, flags, following = _DESCRIPTOR.unpack_from(table, 16 * index)
                 if flags & _INDIRECT:
                     if indirect or not length or length % 16 or length > 16 * MAX_QUEUE_SIZE:
-                        raise RingError(f"an indirect table of {length} bytes" + (" within another" if indirect else ""))
+                        raise RingError(
+                            f"an indirect table of {length} bytes" + (" within another" if indirect else "")
+                        )
                     table, count, index, indirect = guest(address, length), length // 16, 0, True
                     left = count
                     continue
@@ -160,7 +162,7 @@ class SplitQueue:
             raise RingError(f"request {head}: {error}") from None
 
     def give_back(self, done: list[tuple[int, int]]) -> bool:
-        """Put finished requests, ``(head, bytes written)``, into the used ring. Whether the guest wants an interrupt."""
+        """Put finished requests, ``(head, bytes written)``, into the used ring. Does the guest want an interrupt?"""
         used, mask, index = self._used, self._mask, self._used_index
         before = index
         for head, written in done:
