@@ -84,7 +84,7 @@ def test_it_does_not_run_further_ahead_than_the_smallest_buffer(tmp_path: Path) 
         assert len(received) <= WINDOW_BYTES
         peer._text = received.decode()
         peer.connection.settimeout(None)
-        for _ in range(200):
+        for _number in range(200):
             (request,) = peer.requests(1)
             peer.answer(request)
 
@@ -113,7 +113,7 @@ def test_a_request_larger_than_any_buffer_does_not_deadlock(tmp_path: Path) -> N
 
     def script(peer: Peer) -> None:
         peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        for _ in range(3):
+        for _number in range(3):
             (request,) = peer.requests(1)
             peer.answer(request, request["params"]["pad"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,19 @@ def subsystem_answer() -> dict[str, Any]:
     }
 
 
+def in_order(script: list[tuple[str, Any]], asked: list[str]) -> Callable[[Peer], None]:
+    """Answer each request with what the script has next; ``asked`` gets the methods, also of one too many."""
+
+    def answer(peer: Peer) -> None:
+        for _method, result in script:
+            (request,) = peer.requests(1)
+            asked.append(request["method"])
+            peer.answer(request, result)
+        asked.extend(request["method"] for request in peer.requests(1))
+
+    return answer
+
+
 def test_a_second_run_asks_once(tmp_path: Path) -> None:
     """Whatever is asked more often than here has no answer, and the module fails."""
     address = subsystem_answer()["listen_addresses"][0]
@@ -155,15 +169,7 @@ def test_a_second_run_asks_once(tmp_path: Path) -> None:
     ]
     for name, options, script in runs:
         asked: list[str] = []
-
-        def answer(peer: Peer, script: list[tuple[str, Any]] = script, asked: list[str] = asked) -> None:
-            for _method, result in script:
-                (request,) = peer.requests(1)
-                asked.append(request["method"])
-                peer.answer(request, result)
-            asked.extend(request["method"] for request in peer.requests(1))
-
-        with serving(tmp_path / f"{name}.s", answer) as address:
+        with serving(tmp_path / f"{name}.s", in_order(script, asked)) as address:
             result = run_module(name, {"rpc_socket": address, **options})
         assert (result["rc"], result["changed"]) == (0, False), result
         assert asked == [method for method, _result in script]
