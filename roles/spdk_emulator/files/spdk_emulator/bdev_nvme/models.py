@@ -147,16 +147,22 @@ class Group:
 
     def _register(self, controller: Controller, nsid: int) -> None:
         name = f"{self.name}n{nsid}"
-        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset, self._closed)
+        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset, self.release_queues)
         try:
             self._app.bdevs.register(bdev)
         except OSError as failure:
             log.error("%s: no bdev %s with the UUID %s: %s", self.name, name, bdev.uuid, failure.strerror)
             return
         self.bdevs[nsid] = bdev
+        self._app.spawn(self.examined())
 
-    def _closed(self) -> None:
-        """A holder has closed a bdev; the last one takes the I/O queues with it, as in SPDK."""
+    async def examined(self) -> None:
+        """Until those who look into every new bdev have done so."""
+        await self._app.bdevs.wait_for_examine()
+        self.release_queues()
+
+    def release_queues(self) -> None:
+        """The last holder of a bdev takes the I/O queues with it, as in SPDK."""
         if not any(bdev.descriptors for bdev in self.bdevs.values()):
             for controller in self.controllers:
                 controller.release_queue()
@@ -256,6 +262,7 @@ class NvmeControllers:
         controller.owner = group
         self.groups[name] = group
         group.add(controller)
+        await group.examined()
         return [bdev.name for nsid, bdev in sorted(group.bdevs.items()) if controller in bdev.controllers]
 
     async def _add_alternative(self, group: Group, new: Controller) -> None:
