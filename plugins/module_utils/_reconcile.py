@@ -203,6 +203,8 @@ class _Run:
         self.not_tried: list[tuple[Change, str]] = []
         self.notes: list[str] = []
         self.sentences: dict[Path, str] = {}
+        self.obstacles: dict[Path, str] = {}  # what may not be built upon, and why
+        self.lost = ""  # why there is nobody any more to talk to
 
     def failed_reasons(self) -> list[tuple[Change, str]]:
         return [(change, self.sentences.get(change.path) or _reason(change, error)) for change, error in self.failed]
@@ -215,6 +217,7 @@ class _Run:
                     obstacle = self._obstacle(change)
                     if obstacle:
                         self.not_tried.append((change, obstacle))
+                        self.obstacles.setdefault(change.path, f"{change.kind} {change.name} was not tried")
                     else:
                         alive.append(change)
             self._stage(alive, executor)
@@ -238,28 +241,27 @@ class _Run:
                 answers = executor.pipeline([change.calls[turn] for change in alive]) if alive else []
             except Error as error:
                 answers = [error] * len(alive)
-            self.failed += [(change, answer) for change, answer in zip(alive, answers) if isinstance(answer, Error)]
+            for change, answer in zip(alive, answers):
+                if isinstance(answer, Error):
+                    self.failed.append((change, answer))
+                    self.obstacles.setdefault(change.path, f"{change.kind} {change.name} failed")
+                    if isinstance(answer, (ConnectionFailed, Timeout)):
+                        self.lost = str(answer)
             alive = [change for change, answer in zip(alive, answers) if not isinstance(answer, Error)]
             turn += 1
 
     def _obstacle(self, change: Change) -> str:
-        for other, error in self.failed:
-            if isinstance(error, (ConnectionFailed, Timeout)):
-                return str(error)
-            if _blocks(other, change):
-                return f"{other.kind} {other.name} failed"
-        for other, _reason in self.not_tried:
-            if _blocks(other, change):
-                return f"{other.kind} {other.name} was not tried"
+        if self.lost:
+            return self.lost
+        for path in (change.path, *change.needs):
+            for length in range(1, len(path) + 1):
+                if path[:length] in self.obstacles:
+                    return self.obstacles[path[:length]]
         return ""
 
 
 def _reason(change: Change, error: Error) -> str:
     return f"{error}: {change.hint}" if change.hint and isinstance(error, RpcError) else str(error)
-
-
-def _blocks(other: Change, change: Change) -> bool:
-    return any(path[: len(other.path)] == other.path for path in (change.path, *change.needs))
 
 
 def _look_again(
@@ -280,15 +282,18 @@ def _look_again(
     settled = [(change, error) for change, error in run.failed if change.path not in open_paths]
     run.failed = [(change, error) for change, error in run.failed if change.path in open_paths]
     for change, error in settled:
+        what = f"{change.action} {change.kind} {change.name}"
         if isinstance(error, (ConnectionFailed, Timeout)):
             run.applied.append(change)
-            run.notes.append(f"{change.action} {change.kind} {change.name} was carried out, though: {error}")
+            run.notes.append(f"{what}: it was carried out, though: {error}")
         else:
-            run.notes.append(f"{change.action} {change.kind} {change.name}: somebody else was faster: {error}")
+            run.notes.append(f"{what}: it is as wanted although the call failed, somebody else was faster: {error}")
     done_before = len(run.applied)
     if settled and run.not_tried:
         waiting = {change.path for change, _reason in run.not_tried}
-        run.not_tried = [(change, reason) for change, reason in run.not_tried if change.path in set(run.sentences)]
+        run.not_tried = [(change, reason) for change, reason in run.not_tried if change.path in run.sentences]
+        run.lost = ""
+        run.obstacles = {change.path: f"{change.kind} {change.name} failed" for change, _error in run.failed}
         run.apply([change for change in plan.changes if change.path in waiting], executor)
     return _view_after(plan.view, run.applied[done_before:])
 

@@ -137,7 +137,7 @@ class Bdevs:
                 problems.append(f"{where}.num_blocks ({name}): {blocks} is less than 1")
             if not absent:
                 if kind is None:
-                    problems.append(f'{where} ({name}): type is missing ("null" needs its quotes in YAML)')
+                    problems.append(f"{where} ({name}): type is missing")
                 if kind in ("malloc", "null") and item.get("size") is None and blocks is None:
                     problems.append(f"{where} ({name}): a {kind} bdev needs size or num_blocks")
                 if (kind == "aio") != bool(item.get("filename")):

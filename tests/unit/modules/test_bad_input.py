@@ -66,6 +66,8 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("spdk_bdev", {"bdevs": [{"name": "a", "type": "aio"}]}, ["filename"]),
     ("spdk_bdev", {"bdevs": [{"name": "a", "size": "1MiB"}]}, ["type is missing"]),
     ("spdk_bdev", {"bdevs": [MALLOC], "rpc_socket": "nowhere"}, ["nowhere is neither the path"]),
+    ("spdk_bdev", {"bdevs": [MALLOC], "rpc_timeout": 0}, ["timeout", "more than 0"]),
+    ("spdk_bdev", {"bdevs": [{"name": "a", "type": None, "size": "1MiB"}]}, ["malloc, null, aio, got: None"]),
     ("spdk_nvmf_transport", {"transports": [{"trtype": "PIGEON"}]}, ["PIGEON"]),
     ("spdk_nvmf_transport", {"transports": [{"trtype": "TCP"}] * 2}, ["transports[0] and transports[1]"]),
     ("spdk_nvmf_subsystem", {"subsystems": [{"nqn": "bad nqn"}]}, ["subsystems[0].nqn", "'bad nqn' is no valid NQN"]),
