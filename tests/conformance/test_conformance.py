@@ -9,7 +9,8 @@ import pytest
 import yaml
 from replay import HERE, Outcome, recording, replay
 
-FAMILIES = ("early", "wire", "bdev", "nvmf", "vhost")
+FAMILIES = ("early", "wire", "bdev", "core", "nvmf", "vhost")
+"""``core`` has what the others leave out of bdevs, logs, options, keys and notifications: odd values, often refused."""
 INFORMATIONAL = ("save", "stack")
 """Reported, but not yet promised."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 
-from .framework.models import LOG_FLAGS
+from .framework.models import matching_flags
 
 
 @dataclass
@@ -86,7 +86,9 @@ def parse(arguments: list[str]) -> Options:
     parser = _parser()
     given = parser.parse_args(arguments)
     for flag in given.logflag:
-        if flag not in LOG_FLAGS and flag != "all":
+        try:
+            matching_flags(flag)
+        except KeyError:
             parser.error(f"unknown log flag: {flag}")
     return Options(
         rpc_socket=None if given.no_rpc_server else given.rpc_socket,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import uuid as uuid_module
 from typing import Any
 
@@ -33,7 +35,10 @@ class MallocBdev(Bdev):
         super().__init__(name, block_size, num_blocks, uuid)
         self.physical_block_size = physical_block_size or block_size
         self.optimal_io_boundary = optimal_io_boundary
-        self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OverflowError:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
         self._memory = memoryview(self._map)
 
     def submit(self, io: BdevIo) -> None:

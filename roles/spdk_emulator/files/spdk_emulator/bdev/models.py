@@ -237,8 +237,8 @@ class BdevRegistry:
         return iter(list(self._bdevs.values()))
 
     def find(self, name: str) -> Bdev | None:
-        """The bdev of that name or alias (a UUID counts in lower case)."""
-        return self._names.get(name) or self._names.get(name.lower())
+        """The bdev of that name or alias; a UUID is one in lower case."""
+        return self._names.get(name)
 
     def get(self, name: str) -> Bdev:
         """As :meth:`find`, but raises ``BdevError(ENODEV)``."""
@@ -262,7 +262,9 @@ class BdevRegistry:
         return bdev
 
     def register(self, bdev: Bdev) -> None:
-        """Raises ``BdevError(EEXIST)`` where one of its names is taken."""
+        """Raises ``BdevError``: EINVAL for an empty name, EEXIST where one of its names is taken."""
+        if not bdev.name:
+            raise BdevError(errno.EINVAL)
         names = [bdev.name, *bdev.aliases]
         if any(name in self._names for name in names):
             raise BdevError(errno.EEXIST)

@@ -163,7 +163,7 @@ def bdev_get_iostat(app: App, per_channel: bool, reset_mode: str, names: list[st
     answer: dict[str, Any] = {"tick_rate": TICK_RATE, "ticks": time.perf_counter_ns()}
     if per_channel:
         answer["name"] = bdevs[0].name
-        answer["channels"] = [{"thread_id": 1, **bdevs[0].stats.as_json()}]
+        answer["channels"] = [{"thread_id": 1, **bdev.stats.as_json()} for bdev in bdevs if bdev.in_use]
     else:
         answer["bdevs"] = [{"name": bdev.name, **bdev.stats.as_json()} for bdev in bdevs]
     for bdev in bdevs:
@@ -176,8 +176,9 @@ def bdev_get_iostat(app: App, per_channel: bool, reset_mode: str, names: list[st
     params={"name": Param(string), "mode": Param(enum("all", "maxmin", "none"), default="all")},
 )
 def bdev_reset_iostat(app: App, name: str | None, mode: str) -> bool:
-    for bdev in app.bdevs if name is None else [app.bdevs.get(name)]:
-        bdev.stats.reset(mode)
+    if mode != "none":
+        for bdev in app.bdevs if name is None else [app.bdevs.get(name)]:
+            bdev.stats.reset(mode)
     return True
 
 
@@ -215,10 +216,8 @@ def bdev_enable_histogram(
     if opc is not None and opc not in operations:
         raise RpcError(INTERNAL_ERROR, "Invalid Io type")
     operation = None if opc is None else operations[opc]
-    try:
-        stats.histogram = Histogram(granularity, min_nsec, max_nsec, operation) if enable else None
-    except ValueError:
-        raise BdevError(errno.ENOMEM) from None
+    fits = min_nsec < max_nsec and 0 < granularity < 64
+    stats.histogram = Histogram(granularity, min_nsec, max_nsec, operation, enable) if fits else None
     return True
 
 
@@ -264,12 +263,15 @@ def bdev_malloc_create(
     **_: Any,
 ) -> str:
     _check_size(num_blocks, block_size, physical_block_size, md_size, dif_type)
-    if name == "":
-        raise BdevError(errno.EINVAL)
     if numa_id not in (-1, 0):
         raise BdevError(errno.EINVAL)
     bdev = MallocBdev(
-        name or app.bdevs.next_name("Malloc"), block_size, num_blocks, uuid, physical_block_size, optimal_io_boundary
+        app.bdevs.next_name("Malloc") if name is None else name,
+        block_size,
+        num_blocks,
+        uuid,
+        physical_block_size,
+        optimal_io_boundary,
     )
     return _register(app, bdev)
 

@@ -42,7 +42,7 @@ class IoStats:
             self._errors["nvme"] = self._errors.get("nvme", 0) + 1
             return
         histogram = self.histogram
-        if histogram is not None and histogram.operation in (None, op):
+        if histogram is not None and histogram.counts and histogram.operation in (None, op):
             histogram.tally(ticks)
         counter = self._counters.get(op)
         if counter is None:
@@ -74,13 +74,12 @@ class IoStats:
 class Histogram:
     """Counts of latencies: ``2**granularity`` buckets for each power of two between two times, as in SPDK's layout."""
 
-    def __init__(self, granularity: int, least: int, most: int, operation: int | None) -> None:
+    def __init__(self, granularity: int, least: int, most: int, operation: int | None, counts: bool = True) -> None:
         """From ``least`` up to, and without, ``most`` nanoseconds; ``operation`` None counts all.
 
-        Raises ``ValueError`` where that is no range.
+        Without ``counts`` it stays empty: what SPDK answers for a histogram that was switched off.
         """
-        if least >= most or not 0 < granularity < 64:
-            raise ValueError("no range")
+        self.counts = counts
         self.granularity = granularity
         self.operation = operation
         self.min_range = self._range(least)

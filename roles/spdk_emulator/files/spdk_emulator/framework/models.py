@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import logging
 import os
 import time
@@ -67,6 +68,14 @@ SUBSYSTEMS: dict[str, tuple[str, ...]] = {
 """Those of SPDK's subsystems that are here, in the order of their start, and what each depends on."""
 
 
+def matching_flags(name: str) -> list[str]:
+    """Those that a name, a pattern or ``all`` stands for. Raises ``KeyError`` for none."""
+    found = [flag for flag in LOG_FLAGS if name == "all" or fnmatch.fnmatchcase(flag, name)]
+    if not found:
+        raise KeyError(name)
+    return found
+
+
 class Logs:
     """Levels and flags. SPDK's "level" is what goes to syslog, its "print level" what goes to stderr."""
 
@@ -80,10 +89,8 @@ class Logs:
         logging.getLogger().setLevel(LEVELS[level])
 
     def set_flag(self, name: str, enabled: bool) -> None:
-        """One flag or ``all``. Raises ``KeyError`` for an unknown one."""
-        for flag in self.flags if name == "all" else [name]:
-            if flag not in self.flags:
-                raise KeyError(flag)
+        """One flag, a pattern like ``nvm*``, or ``all``. Raises ``KeyError`` where there is none."""
+        for flag in matching_flags(name):
             self.flags[flag] = enabled
             if flag in _LOGGERS:
                 logger = logging.getLogger(f"spdk_emulator.{_LOGGERS[flag]}")
@@ -164,9 +171,15 @@ class Notifications:
 
 
 class Scheduler:
-    """SPDK's ``static`` scheduler, the only one where there is one thread."""
+    """SPDK's ``static`` scheduler, the only one for one thread; there is none before the framework starts."""
 
     def __init__(self) -> None:
+        self.name: str | None = None
+        self.period = 0
+
+    def set_static(self) -> None:
+        """It schedules nothing, so it has no period."""
+        self.name = "static"
         self.period = 0
 
 
@@ -190,6 +203,9 @@ class Framework:
             "sequence_count": 2048,
             "buf_count": 2048,
         }
+
+    async def start(self) -> None:
+        self.scheduler.set_static()
 
 
 def setup(app: App) -> Framework:

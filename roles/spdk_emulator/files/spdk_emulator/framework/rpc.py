@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.stats import TICK_RATE
-from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, RpcError
 from ..jsonrpc.params import boolean, enum, string, uint32, uint64
 from ..jsonrpc.registry import ANY, METHODS, RUNTIME, STARTUP, Param, method
 from ..options import VERSION
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _INVALID_PARAMETERS = (INVALID_PARAMS, "Invalid parameters")
 _INVALID_ARGUMENT = (INVALID_PARAMS, os.strerror(errno.EINVAL))
-_DECODE_FAILED = (INVALID_PARAMS, "spdk_json_decode_object failed")
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -96,12 +95,9 @@ def framework_get_config(app: App, name: str, with_batches: bool) -> list[dict[s
 
 @method("framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments"))
 def framework_get_scheduler(app: App) -> dict[str, Any]:
-    return {
-        "scheduler_name": "static",
-        "scheduler_period": app.framework.scheduler.period,
-        "isolated_core_mask": "0",
-        "scheduling_core": 0,
-    }
+    scheduler = app.framework.scheduler
+    named = {"scheduler_name": scheduler.name} if scheduler.name else {}
+    return {**named, "scheduler_period": scheduler.period, "isolated_core_mask": "0", "scheduling_core": 0}
 
 
 @method(
@@ -109,6 +105,7 @@ def framework_get_scheduler(app: App) -> dict[str, Any]:
     params={"name": Param(string, required=True), "period": Param(uint64, default=0)},
     state=ANY,
     bad_params=_INVALID_PARAMETERS,
+    relaxed=True,
 )
 def framework_set_scheduler(app: App, name: str, period: int) -> bool:
     """``period`` in microseconds; it is taken over even where there is no scheduler of that name, as in SPDK."""
@@ -116,6 +113,7 @@ def framework_set_scheduler(app: App, name: str, period: int) -> bool:
     scheduler.period = period or scheduler.period or 1_000_000
     if name != "static":
         raise RpcError(INTERNAL_ERROR, "Unknown error -22")
+    scheduler.set_static()
     return True
 
 
@@ -231,7 +229,8 @@ def log_clear_flag(app: App, flag: str) -> bool:
         "enable_numa": Param(boolean),
     },
     state=STARTUP,
-    bad_params=_DECODE_FAILED,
+    bad_params=(INVALID_PARAMS, "spdk_json_decode_object failed"),
+    needs_object=True,
 )
 def iobuf_set_options(app: App, **options: Any) -> bool:
     app.framework.buffers.set(_given(options))
@@ -298,7 +297,8 @@ _OPERATIONS = ["copy", "fill", "compare", "crc32c"]
         for name in ("small_cache_size", "large_cache_size", "task_count", "sequence_count", "buf_count")
     },
     state=STARTUP,
-    bad_params=_DECODE_FAILED,
+    bad_params=(PARSE_ERROR, "spdk_json_decode_object failed"),
+    needs_object=True,
 )
 def accel_set_options(app: App, **options: int | None) -> bool:
     app.framework.accel_options |= _given(options)

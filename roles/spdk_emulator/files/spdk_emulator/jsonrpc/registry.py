@@ -47,6 +47,8 @@ class Method:
     aliases: tuple[str, ...] = field(default=())
     relaxed: bool = False
     """Unknown keys are ignored instead of refused; the function does not get to see them."""
+    needs_object: bool = False
+    """A request without ``params`` is an error even where every parameter is optional."""
 
 
 METHODS: dict[str, Method] = {}
@@ -60,13 +62,14 @@ def method(
     bad_params: tuple[int, str] = (INTERNAL_ERROR, "spdk_json_decode_object failed"),
     aliases: tuple[str, ...] = (),
     relaxed: bool = False,
+    needs_object: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the JSON-RPC method ``name``."""
 
     def register(call: Callable[..., Any]) -> Callable[..., Any]:
         if name in METHODS:
             raise ValueError(f"JSON-RPC method {name} is registered twice")
-        METHODS[name] = Method(name, call, params, state, bad_params, aliases, relaxed)
+        METHODS[name] = Method(name, call, params, state, bad_params, aliases, relaxed, needs_object)
         return call
 
     return register
