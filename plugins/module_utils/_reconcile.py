@@ -91,7 +91,13 @@ class Refused(Exception):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
-        super().__init__("; ".join(self.problems))
+        super().__init__(_listed(self.problems))
+
+
+def _listed(sentences: Sequence[str], most: int = 5) -> str:
+    """One line that a person still reads: a thousand disks can fail for one reason."""
+    more = [f"and {len(sentences) - most} more"] if len(sentences) > most else []
+    return "; ".join([*sentences[:most], *more])
 
 
 @dataclass
@@ -113,11 +119,9 @@ class Outcome:
         """One line for a failure's message; empty when nothing failed."""
         if not self.failed:
             return ""
-        parts = ["{} {} {}: {}".format(e["action"], e["kind"], e["name"], e["reason"]) for e in self.failed[:5]]
-        if len(self.failed) > 5:
-            parts.append(f"and {len(self.failed) - 5} more")
+        parts = ["{} {} {}: {}".format(e["action"], e["kind"], e["name"], e["reason"]) for e in self.failed]
         counts = f"{len(self.applied)} applied, {len(self.failed)} failed, {len(self.not_tried)} not tried"
-        return f"{counts}: " + "; ".join(parts)
+        return f"{counts}: {_listed(parts)}"
 
     def result(self) -> dict[str, Any]:
         """The part of a module's result that every family has. (``failed`` at the top is Ansible's own.)"""

@@ -63,7 +63,7 @@ def converge(
             outcome = reconcile(family, items, client, check_mode)
             more = afterwards(client, outcome, items) if afterwards else {}
     except Refused as refused:
-        return {"failed": True, "changed": False, "msg": "Nothing was changed. " + "; ".join(refused.problems)}
+        return {"failed": True, "changed": False, "msg": f"Nothing was changed. {refused}"}
     except (Error, ValueError) as error:
         return {"failed": True, "changed": False, "msg": str(error)}
     result = {**outcome.result(), **more}

@@ -116,6 +116,13 @@ def test_a_refusal_stops_everything() -> None:
     assert world.batches == []
 
 
+def test_a_thousand_refusals_are_still_one_line_to_read() -> None:
+    with pytest.raises(Refused) as caught:
+        reconcile(Things(), [{"name": f"n{i}", "bad": True} for i in range(1000)], World())
+    assert str(caught.value).endswith("n4 is bad; and 995 more")
+    assert len(caught.value.problems) == 1000
+
+
 def test_what_depends_on_a_failure_is_not_tried_and_the_rest_is() -> None:
     world = World()
     world.trouble["a"] = RpcError(-12, "Cannot allocate memory", "make", {"name": "a"})
