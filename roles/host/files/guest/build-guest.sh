@@ -9,7 +9,8 @@
 # DISK_SIZE   size of root.ext4, as mke2fs understands it (the file is sparse)
 # PACKAGE...  packages of the root file system
 #
-# `init` beside this script becomes the init of the initial RAM file system, `guest.d` is copied over the root.
+# `init` beside this script becomes the init of the initial RAM file system, `guest.d` is copied over the root,
+# the units listed in `masked-units` are masked.
 # Needs mmdebstrap, mke2fs, cpio, and root. No loop device, nothing is mounted.
 set -eu
 
@@ -71,15 +72,9 @@ truncate -s %4 "$work/result/initrd"
 # systemd reaches multi-user.target sooner, under emulation above all, without what a simulated host never uses.
 cp -a "$here/guest.d/." "$root/"
 chown -R root:root "$root/etc/systemd" "$root/etc/modules-load.d"
-for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-    fstrim.timer getty@tty1.service getty-static.service nvmf-autoconnect.service systemd-timesyncd.service systemd-pstore.service systemd-networkd-wait-online.service \
-    systemd-networkd-persistent-storage.service systemd-random-seed.service systemd-update-utmp.service \
-    systemd-update-utmp-runlevel.service systemd-binfmt.service sys-kernel-debug.mount sys-kernel-tracing.mount \
-    dev-hugepages.mount dev-mqueue.mount systemd-firstboot.service systemd-sysusers.service \
-    systemd-hwdb-update.service systemd-journal-catalog-update.service systemd-machine-id-commit.service \
-    systemd-update-done.service ldconfig.service; do
+while read -r unit; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
-done
+done <"$here/masked-units"
 for unit in systemd-networkd ssh; do
     chroot "$root" systemctl --quiet enable "$unit.service"
 done
