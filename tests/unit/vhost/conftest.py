@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,12 @@ class Node:
     def begin(self, coroutine: Any) -> Any:
         """Start a coroutine there; a future of its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Let the loop work until the condition holds, there."""
+        end = time.monotonic() + 10
+        while not self.run(condition):
+            assert time.monotonic() < end, "it did not come about within 10 s"
 
     def disk(self, name: str = "sma-0", bdev: str = "st1n1", **named: Any) -> tuple[HeldBdev, BlkController]:
         """A bdev of 1 MiB and its controller."""

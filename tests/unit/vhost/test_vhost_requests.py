@@ -143,12 +143,9 @@ def test_event_index_is_kept_by_both_sides(node) -> None:
     ring.offer(*heads[:2], kick=False)
     ring.want_interrupt_at(2)
     os.eventfd_write(ring.kick_fd, 1)
-    node.run(lambda: None)
-    while ring.used_index() != 2:
-        node.run(lambda: None)
+    node.until(lambda: ring.used_index() == 2)
     assert not ring.interrupted(0), "the driver wants an interrupt for its third request only"
-    while ring.kick_wanted_at() != 2:
-        node.run(lambda: None)
+    node.until(lambda: ring.kick_wanted_at() == 2)
     ring.offer(heads[2], kick=False)
     ring.want_interrupt_at(2)
     os.eventfd_write(ring.kick_fd, 1)
