@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +187,25 @@ def test_a_transport_is_set_once(exporting: Node) -> None:
     assert other["rc"] == 1 and "in_capsule_data_size 8192, wanted 4096" in other["msg"]
     absent = exporting.module("spdk_nvmf_transport", transports=[{"trtype": "TCP", "state": "absent"}])
     assert absent["rc"] == 1 and "cannot delete" in absent["msg"]
+
+
+def test_the_keys_of_a_host_are_changed_in_place(exporting: Node, port: int, tmp_path: Path) -> None:
+    for name in ("key0", "key1"):
+        (tmp_path / name).write_text("DHHC-1:00:MDAxMTIyMzM0NDU1NjY3Nzg4OTlhYWJiY2NkZGVlZmYwMDExMjIzM/kWm5A==:")
+        (tmp_path / name).chmod(0o600)
+        exporting.call("keyring_file_add_key", {"name": name, "path": str(tmp_path / name)})
+    try:
+        for key, action in (("key0", "create host"), ("key1", "update host")):
+            wanted = [{"nqn": NQN, "hosts": [{"nqn": HOST, "dhchap_key": key}]}]
+            predicted = exporting.module("spdk_nvmf_subsystem", check=True, subsystems=wanted)
+            done = exporting.module("spdk_nvmf_subsystem", subsystems=wanted)
+            assert done["rc"] == 0, done
+            assert done["diff"] == predicted["diff"]
+            assert action in actions(done)
+            assert live(exporting)["hosts"] == [{"nqn": HOST, "dhchap_key": key}]
+        # Left out, the key stays.
+        assert exporting.module("spdk_nvmf_subsystem", subsystems=[{"nqn": NQN, "hosts": [HOST]}])["changed"] is False
+        exporting.module("spdk_nvmf_subsystem", subsystems=[{"nqn": NQN, "state": "absent"}])
+    finally:
+        for name in ("key0", "key1"):
+            exporting.call("keyring_file_remove_key", {"name": name})
