@@ -1,0 +1,196 @@
+"""Disks of a host, found in a made-up sysfs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.ipdk.storage.plugins.module_utils import _pci, _sysfs
+from fake_root import FakeRoot
+
+BRIDGES = _pci.default_bridges()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> FakeRoot:
+    return FakeRoot(tmp_path)
+
+
+@pytest.fixture
+def sysfs(root: FakeRoot) -> _sysfs.Sysfs:
+    return _sysfs.Sysfs(str(root.path))
+
+
+def only(sysfs: _sysfs.Sysfs) -> dict[str, Any]:
+    (disk,) = sysfs.disks(BRIDGES)
+    return disk
+
+
+def test_all_that_is_known_of_a_disk(root: FakeRoot, sysfs: _sysfs.Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sysfs.os, "geteuid", lambda: 0)
+    root.add_disk("vdb", "st1n1", "0000:00:11.0/0000:02:05.0")
+    assert only(sysfs) == {
+        "name": "vdb",
+        "path": "/dev/vdb",
+        "serial": "st1n1",
+        "size_bytes": 64 << 20,
+        "block_size": 512,
+        "pci_address": "0000:02:05.0",
+        "handle": "virtio_blk:sma-37",
+        "driver": "virtio_blk",
+        "by_id": "/dev/disk/by-id/virtio-st1n1",
+        "wwid": None,
+        "partitions": [],
+        "mounts": [],
+        "swaps": [],
+        "holders": [],
+        "open": False,
+        "open_by": [],
+    }
+
+
+def test_a_root_disk_is_behind_no_bridge(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vda", None, "0000:00:03.0")
+    disk = only(sysfs)
+    assert (disk["serial"], disk["handle"], disk["pci_address"], disk["by_id"]) == (None, None, "0000:00:03.0", None)
+
+
+def test_disks_are_in_the_kernels_order_and_virtual_ones_are_left_out(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    for number, name in enumerate(("vdaa", "vda", "vdz", "loop0", "dm-0", "zram0", "sr0", "md127")):
+        root.add_disk(name, pci=f"0000:00:0{number}.0")
+    assert sysfs.disk_names() == ["vda", "vdz", "vdaa"]
+
+
+def test_64_disks_have_the_handles_of_their_slots(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    for number in range(64):
+        bus, slot = divmod(number, 32)
+        root.add_disk(f"v{number:02}", f"st1n{number}", f"{BRIDGES[bus]}/0000:{bus + 1:02x}:{slot:02x}.0")
+    handles = {disk["serial"]: disk["handle"] for disk in sysfs.disks(BRIDGES)}
+    assert handles == {f"st1n{number}": f"virtio_blk:sma-{number}" for number in range(64)}
+
+
+@pytest.mark.parametrize("where", ["device/serial", "serial"])
+def test_serials_of_nvme_and_virtio(root: FakeRoot, sysfs: _sysfs.Sysfs, where: str) -> None:
+    root.add_disk("nvme0n1", link=False)
+    root.write(f"sys/block/nvme0n1/{where}", "  SN 1  \n")
+    root.write("sys/block/nvme0n1/wwid", "uuid.1\n")
+    assert (only(sysfs)["serial"], only(sysfs)["wwid"]) == ("SN 1", "uuid.1")
+
+
+def test_serial_of_scsi(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("sda", link=False)
+    (root.path / "sys/block/sda/device/vpd_pg80").write_bytes(b"\0\x80\0\x06ABC  1")
+    assert only(sysfs)["serial"] == "ABC  1"
+
+
+# Uses
+
+
+def test_mounts_are_found_by_device_number(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s", partitions=("vdb1",))
+    root.mount("vdb1", "/srv/my data")
+    root.mount("vdb", "/mnt")
+    assert only(sysfs)["mounts"] == ["/mnt", "/srv/my data"]
+    assert only(sysfs)["partitions"] == ["vdb1"]
+
+
+def test_mounts_with_a_number_of_their_own_are_found_by_source(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s")
+    root.mount("vdb", "/pool", source="/dev/disk/by-id/virtio-s", number="0:41")
+    root.mount("vdb", "/tmp", source="tmpfs", number="0:42")
+    assert only(sysfs)["mounts"] == ["/pool"]
+
+
+def test_swaps_and_holders_of_partitions_count(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s", partitions=("vdb1", "vdb2"))
+    root.swap("/dev/vdb2")
+    (root.path / "sys/block/vdb/vdb1/holders/dm-0").touch()
+    (root.path / "sys/block/vdb/holders/md0").touch()
+    assert only(sysfs)["swaps"] == ["/dev/vdb2"]
+    assert only(sysfs)["holders"] == ["md0", "dm-0"]
+
+
+def test_who_has_it_open(root: FakeRoot, sysfs: _sysfs.Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sysfs.os, "geteuid", lambda: 0)
+    root.add_disk("vdb", "s", partitions=("vdb1",))
+    root.open(7, "(udev-worker)", "/dev/vdb")
+    assert (only(sysfs)["open"], only(sysfs)["open_by"]) == (False, []), "udev looks at every new disk"
+    root.open(11, "fio", "/dev/vdb1")
+    root.open(12, "cat", "/dev/vdb1 (deleted)")
+    root.open(13, "sh", "/dev/null")
+    assert (only(sysfs)["open"], only(sysfs)["open_by"]) == (True, ["fio (11)"])
+
+
+def test_who_may_not_look_at_all_processes_does_not_know(
+    root: FakeRoot, sysfs: _sysfs.Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sysfs.os, "geteuid", lambda: 1000)
+    root.add_disk("vdb", "s")
+    assert (only(sysfs)["open"], only(sysfs)["open_by"]) == (None, [])
+
+
+# Waiting
+
+
+def test_waiting_ends_at_once_when_all_is_right(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s1")
+    started = time.monotonic()
+    assert sysfs.wait(["s1"], ["s2"], 30) == ([], [])
+    assert time.monotonic() - started < 5
+
+
+def test_waiting_names_what_is_missing_and_what_stays(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s1")
+    assert sysfs.wait(["s1", "s2", "s3"], ["s1"], 0.1) == (["s2", "s3"], ["s1"])
+
+
+def test_disks_that_come_and_go_while_waiting(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "old")
+
+    def host() -> None:
+        root.add_disk("vdc", "new")
+        root.remove_disk("vdb")
+
+    timer = threading.Timer(0.15, host)
+    timer.start()
+    assert sysfs.wait(["new"], ["old"], 20) == ([], [])
+    timer.join()
+
+
+def test_a_disk_is_there_when_its_node_and_udevs_link_are(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s1", node=False, link=False)
+    assert sysfs.wait(["s1"], [], 0) == (["s1"], [])
+    (root.path / "dev/vdb").touch()
+    assert sysfs.wait(["s1"], [], 0) == ([], []), "no udev, no link"
+    root.write("run/udev/control", "")
+    assert sysfs.wait(["s1"], [], 0) == (["s1"], [])
+    (root.path / "dev/disk/by-id/virtio-s1").symlink_to("../../vdb")
+    assert sysfs.wait(["s1"], [], 0) == ([], [])
+
+
+# Places
+
+
+@pytest.mark.parametrize(
+    ("number", "place"), [(0, ("0000:00:10.0", 0)), (31, ("0000:00:10.0", 31)), (32, ("0000:00:11.0", 0))]
+)
+def test_handles_and_places(number: int, place: tuple[str, int]) -> None:
+    handle = f"virtio_blk:sma-{number}"
+    assert _pci.place_of_handle(handle, BRIDGES) == place
+    assert _pci.handle_of_place(_pci.Place(*place), BRIDGES) == handle
+
+
+@pytest.mark.parametrize(
+    ("handle", "message"),
+    [
+        ("sma-1", "is no handle"),
+        ("nvme:sma-1", "is no handle"),
+        ("virtio_blk:sma-64", "behind bridge 2, but bridges names 2"),
+    ],
+)
+def test_no_place_for_a_handle(handle: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _pci.place_of_handle(handle, BRIDGES[:2])
