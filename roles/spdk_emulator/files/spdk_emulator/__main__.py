@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 
@@ -17,12 +16,7 @@ async def _run(options: Options) -> int:
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.WARNING if options.quiet else logging.INFO,
-        format="[%(asctime)s] %(name)s: %(levelname)s: %(message)s",
-    )
-    gc.freeze()  # what is loaded now stays: it need not be looked at by each collection
+    logging.basicConfig(stream=sys.stderr)
     return asyncio.run(_run(options))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import inspect
 import json
@@ -137,6 +138,8 @@ class App:
         for family in self._families:
             if hasattr(family, "start"):
                 await family.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection has to look at it, which would hold up I/O
         self.running = True
         log.info("framework is initialized")
 

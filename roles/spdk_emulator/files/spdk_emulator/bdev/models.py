@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 class Op(enum.IntEnum):
+    __hash__ = int.__hash__  # Enum's own is written in Python, and every I/O looks its operation up
+
     READ = 1
     WRITE = 2
     WRITE_ZEROES = 3

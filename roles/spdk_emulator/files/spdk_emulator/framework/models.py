@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..bdev.models import Bdev
 
 NOTICE = 25
+_FORMAT = "%(name)s: %(levelname)s: %(message)s"
 LEVELS = {
     "ERROR": logging.ERROR,
     "WARNING": logging.WARNING,
@@ -82,11 +83,16 @@ class Logs:
     def __init__(self, quiet: bool) -> None:
         self.level = "NOTICE"
         self.flags = dict.fromkeys(LOG_FLAGS, False)
+        self.enable_timestamps(True)
         self.set_print_level("WARNING" if quiet else "INFO")
 
     def set_print_level(self, level: str) -> None:
         self.print_level = level
         logging.getLogger().setLevel(LEVELS[level])
+
+    def enable_timestamps(self, enabled: bool) -> None:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(logging.Formatter(("[%(asctime)s] " if enabled else "") + _FORMAT))
 
     def set_flag(self, name: str, enabled: bool) -> None:
         """One flag, a pattern like ``nvm*``, or ``all``. Raises ``KeyError`` where there is none."""

@@ -117,6 +117,15 @@ def framework_set_scheduler(app: App, name: str, period: int) -> bool:
     return True
 
 
+@method(
+    "framework_get_pci_devices",
+    bad_params=(INVALID_PARAMS, "framework_get_pci_devices doesn't accept any parameters.\n"),
+)
+def framework_get_pci_devices(app: App) -> list[dict[str, Any]]:
+    """None: the emulator drives no hardware."""
+    return []
+
+
 @method("framework_get_governor", bad_params=(INVALID_PARAMS, "'rpc_get_governor' requires no arguments"))
 def framework_get_governor(app: App) -> dict[str, Any]:
     return {}
@@ -214,6 +223,16 @@ def log_set_flag(app: App, flag: str) -> bool:
 @method("log_clear_flag", params={"flag": Param(string, required=True)}, state=ANY)
 def log_clear_flag(app: App, flag: str) -> bool:
     return _set_flag(app, flag, False)
+
+
+@method(
+    "log_enable_timestamps",
+    params={"enabled": Param(boolean, required=True)},
+    bad_params=(INVALID_PARAMS, "spdk_json_decode_object failed"),
+)
+def log_enable_timestamps(app: App, enabled: bool) -> bool:
+    app.framework.logs.enable_timestamps(enabled)
+    return True
 
 
 # Buffers, sockets, accel: options that SPDK has and others ask for
