@@ -64,7 +64,8 @@ def test_two_jobs_keep_their_order_and_a_failing_one_does_not_hide_the_other(dis
     gone = tmp_path / "soon" / "gone.img"
     gone.parent.mkdir()
     gone.write_bytes(bytes(MIB))
-    jobs = _fio.resolve([job("b", filename=str(gone)), job("a", filename=disk_file)], [], False, HERE)
+    wanted = [job("b", filename=str(gone), rw="write", size="1M"), job("a", filename=disk_file)]
+    jobs = _fio.resolve(wanted, [str(gone)], False, HERE)
     shutil.rmtree(gone.parent)
     first, second = _fio.run(jobs, True, 60)
     assert (first["name"], first["ios"]) == ("b", 0)
