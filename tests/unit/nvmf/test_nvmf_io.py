@@ -1,0 +1,198 @@
+"""Reads, writes and the other I/O commands over the wire."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from nvmf_host import Terminated, World, with_world
+from spdk_emulator.bdev.null import NullBdev
+from spdk_emulator.nvme_tcp import nvme
+from spdk_emulator.nvme_tcp.nvme import Io, Sc
+from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, Fes, H2CData
+
+DATA = random.Random(3).randbytes(131072)
+
+
+@pytest.mark.parametrize("digests", [False, True])
+@pytest.mark.parametrize("alignment", [0, 7])
+def test_what_is_written_is_read_in_capsule_and_through_r2t(digests: bool, alignment: int) -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io(digests=digests, alignment=alignment)
+        done, _ = await queue.run(Io.WRITE, 1, (8, 0, 15), data=DATA[:8192])
+        assert done.status == 0
+        for pieces in (1, 5):
+            queue.pieces = pieces
+            done, _ = await queue.run(Io.WRITE, 1, (100, 0, 255), payload=DATA)
+            assert done.status == 0
+        assert await queue.read(8, 16) == DATA[:8192]
+        assert await queue.read(100, 256) == DATA
+        assert await queue.read(99, 3) == bytes(512) + DATA[:1024]
+
+    with_world(test)
+
+
+def test_many_commands_at_once_are_each_answered_once() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        cids = [queue.submit(Io.READ, 1, (lba, 0, 0), length=512) for lba in range(100)]
+        got = [(await queue.receive()).cccid for _ in cids]
+        assert sorted(got) == sorted(cids)
+
+    with_world(test)
+
+
+def test_a_transfer_larger_than_one_data_pdu_comes_in_parts() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        queue.decoder.max_data = 1 << 20
+        big = DATA * 2
+        done, _ = await queue.run(Io.WRITE, 3, (0, 0, 63), payload=big)
+        assert done.status == 0
+        assert await queue.read(0, 64, nsid=3, block_size=4096) == big
+
+    with_world(test, max_io_size=262144)
+
+
+def test_completions_are_sent_where_success_flags_are_off() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test, c2h_success=False)
+
+
+def test_zeroes_deallocation_compare_and_flush() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        await queue.run(Io.WRITE, 1, (0, 0, 255), payload=DATA)
+        assert (await queue.run(Io.COMPARE, 1, (0, 0, 3), data=DATA[:2048]))[0].status == 0
+        assert (await queue.run(Io.COMPARE, 1, (0, 0, 3), data=bytes(2048)))[0].status == 0x285
+        assert (await queue.run(Io.WRITE_ZEROES, 1, (1, 0, 1)))[0].status == 0
+        ranges = struct.pack("<IIQIIQ", 0, 2, 8, 0, 1, 20)
+        assert (await queue.run(Io.DATASET_MANAGEMENT, 1, (1, 4), data=ranges))[0].status == 0
+        assert (await queue.run(Io.FLUSH, 1))[0].status == 0
+        wanted = bytearray(DATA)
+        for lba, count in ((1, 2), (8, 2), (20, 1)):
+            wanted[lba * 512 : (lba + count) * 512] = bytes(count * 512)
+        assert await queue.read(0, 256) == wanted
+
+    with_world(test)
+
+
+REFUSED = {
+    "beyond the end": (Io.READ, 1, (2048, 0, 0), Sc.LBA_OUT_OF_RANGE),
+    "over the end": (Io.READ, 1, (2047, 0, 1), Sc.LBA_OUT_OF_RANGE),
+    "far beyond the end": (Io.READ, 1, (0xFFFFFFFF, 0xFFFFFFFF, 0), Sc.LBA_OUT_OF_RANGE),
+    "more blocks than the buffer holds": (Io.READ, 1, (0, 0, 7), Sc.DATA_SGL_LENGTH_INVALID),
+    "zeroes beyond the end": (Io.WRITE_ZEROES, 1, (2048, 0, 0), Sc.LBA_OUT_OF_RANGE),
+    "zeroes that deallocate": (Io.WRITE_ZEROES, 1, (0, 0, 1 << 25), Sc.INVALID_FIELD),
+    "a namespace that is not there": (Io.READ, 2, (0, 0, 0), Sc.INVALID_NAMESPACE | nvme.DO_NOT_RETRY),
+    "the broadcast namespace": (Io.FLUSH, 0xFFFFFFFF, (), Sc.INVALID_NAMESPACE | nvme.DO_NOT_RETRY),
+    "an unknown command": (0x90, 1, (), Sc.INVALID_OPCODE | nvme.DO_NOT_RETRY),
+    "both directions": (0x93, 1, (), Sc.INVALID_OPCODE),
+    "a fabrics command": (nvme.FABRICS_OPCODE, 4, (0, 0x1C), Sc.INVALID_OPCODE),
+}
+
+
+@pytest.mark.parametrize(("opcode", "nsid", "cdws", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_done_has_its_status(opcode: int, nsid: int, cdws: tuple[int, ...], status: int) -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        done, _ = await queue.run(opcode, nsid, cdws, length=512)
+        assert done.status == status
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test)
+
+
+def test_a_bdev_without_an_operation_refuses_it() -> None:
+    async def test(world: World) -> None:
+        world.bdevs.register(NullBdev("n", 512, 2048))
+        world.subsystem.add_namespace("n", 5)
+        _, queue = await world.io()
+        assert (await queue.run(Io.COMPARE, 5, (0, 0, 0), data=bytes(512)))[0].status == Sc.INVALID_OPCODE
+
+    with_world(test)
+
+
+def test_a_wrong_data_digest_fails_the_command_and_not_the_connection() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io(digests=True)
+        cid = queue.next_cid()
+        raw = bytearray(
+            b"".join(CapsuleCmd(nvme.command(Io.WRITE, cid, 1, 512, True), DATA[:512]).encode(queue.framing))
+        )
+        raw[-1] ^= 1
+        queue.writer.write(raw)
+        assert (await queue.wait(cid))[0].status == Sc.TRANSIENT_TRANSPORT_ERROR
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test)
+
+
+def raw_write(cid: int, **changes: int) -> bytes:
+    fields = {"length": 512, "sgl": nvme.SGL_IN_CAPSULE, "address": 0, **changes}
+    sqe = bytearray(nvme.command(Io.WRITE, cid, 1, fields["length"]))
+    sqe[24:32] = fields["address"].to_bytes(8, "little")
+    sqe[39] = fields["sgl"]
+    return b"".join(CapsuleCmd(bytes(sqe), bytes(fields.get("data", 512))).encode())
+
+
+FATAL = {
+    "more data than allowed in a capsule": ({"length": 16384, "data": 16384}, Fes.LIMIT_EXCEEDED, 0),
+    "data and SGL disagree": ({"length": 1024}, Fes.INVALID_HEADER_FIELD, 4),
+    "data at an offset": ({"address": 4}, Fes.UNSUPPORTED_PARAMETER, 32),
+    "an SGL that is no NVMe/TCP one": ({"sgl": 0x00}, Fes.UNSUPPORTED_PARAMETER, 40),
+    "a longer transfer than allowed": ({"sgl": nvme.SGL_TRANSPORT, "length": 262144}, Fes.LIMIT_EXCEEDED, 0),
+}
+
+
+@pytest.mark.parametrize(("changes", "fes", "fei"), FATAL.values(), ids=FATAL.keys())
+def test_wrong_sgls_end_the_connection(changes: dict[str, int], fes: Fes, fei: int) -> None:
+    async def test(world: World) -> None:
+        admin, queue = await world.io()
+        queue.writer.write(raw_write(1, **changes))
+        with pytest.raises(Terminated) as caught:
+            await queue.receive()
+        assert (caught.value.fes, caught.value.fei) == (fes, fei)
+        assert len(await admin.identify(1)) == 4096
+
+    with_world(test)
+
+
+WRONG_DATA = {
+    "a tag nobody gave": ({"ttag": 77}, Fes.INVALID_HEADER_FIELD, 10),
+    "a tag beyond the queue": ({"ttag": 500}, Fes.SEQUENCE_ERROR, 0),
+    "another command": ({"cccid": 99}, Fes.SEQUENCE_ERROR, 0),
+    "not where it is wanted": ({"offset": 512}, Fes.DATA_OUT_OF_RANGE, 0),
+    "more than was asked for": ({"size": 16896}, Fes.DATA_OUT_OF_RANGE, 0),
+}
+
+
+@pytest.mark.parametrize(("changes", "fes", "fei"), WRONG_DATA.values(), ids=WRONG_DATA.keys())
+def test_wrong_data_ends_the_connection(changes: dict[str, int], fes: Fes, fei: int) -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        cid = queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384)
+        request = await queue.receive()
+        fields = {"cccid": cid, "ttag": request.ttag, "offset": 0, "size": 512, **changes}
+        queue.send(H2CData(fields["cccid"], fields["ttag"], fields["offset"], bytes(fields["size"])))
+        with pytest.raises(Terminated) as caught:
+            await queue.receive()
+        assert (caught.value.fes, caught.value.fei) == (fes, fei)
+
+    with_world(test)
+
+
+def test_more_commands_than_the_queue_is_deep_end_the_connection() -> None:
+    async def test(world: World) -> None:
+        _, queue = await world.io()
+        for _ in range(129):
+            queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384)
+        with pytest.raises((EOFError, ConnectionError)):
+            for _ in range(130):
+                await queue.receive()
+
+    with_world(test)
