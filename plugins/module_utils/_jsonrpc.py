@@ -190,7 +190,7 @@ class Client:
     """
 
     def __init__(self, address: str, timeout: float = 30.0) -> None:
-        if not timeout > 0:
+        if timeout <= 0:
             raise ValueError(f"the timeout for SPDK's answers is {timeout:g} s, and has to be more than 0")
         self.address = address
         self.timeout = timeout
