@@ -64,13 +64,21 @@ def test_two_jobs_keep_their_order_and_a_failing_one_does_not_hide_the_other(dis
     gone = tmp_path / "soon" / "gone.img"
     gone.parent.mkdir()
     gone.write_bytes(bytes(MIB))
-    wanted = [job("b", filename=str(gone), rw="write", size="1M"), job("a", filename=disk_file)]
-    jobs = _fio.resolve(wanted, [str(gone)], False, HERE)
+    jobs = _fio.resolve([job("b", filename=str(gone)), job("a", filename=disk_file)], [], False, HERE)
     shutil.rmtree(gone.parent)
     first, second = _fio.run(jobs, True, 60)
-    assert (first["name"], first["ios"]) == ("b", 0)
-    assert first["error"] == f"no I/O was done on {gone}", "fio itself calls this a success"
+    assert (first["name"], first["error"]) == ("b", f"Invalid argument on {gone}")
     assert (second["name"], second["error"]) == ("a", None)
+
+
+def test_a_job_without_any_io_is_no_success() -> None:
+    """fio has been seen to end with status 0 and error 0 where it could not open its file."""
+    nothing = {"total_ios": 0, "iops": 0.0, "bw_bytes": 0, "lat_ns": {"mean": 0.0}}
+    row = {"jobname": "a", "error": 0, "job_runtime": 1, "mixed": nothing, "read": nothing, "write": nothing}
+    (result,) = _fio.results([{"name": "a", "disk": "st1n1", "path": "/dev/vdb"}], {"jobs": [row]}, "")
+    assert result["error"] == "no I/O was done on st1n1"
+    with pytest.raises(_fio.FioError, match="job 'b': fio returned no numbers for it: said this"):
+        _fio.results([{"name": "b", "disk": "st1n1", "path": "/dev/vdb"}], {"jobs": [row]}, "said this")
 
 
 def test_a_job_that_takes_too_long_is_ended(disk_file: str) -> None:
