@@ -22,6 +22,7 @@ from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, 
 from ..vhost_user import blk, virtqueue
 from ..vhost_user.blk import BlkRequest, Feature, Type
 from . import cores
+from .coalescing import Coalescing
 from .queue import Queue
 from .session import MAX_QUEUES, Session
 
@@ -35,7 +36,6 @@ MAX_SEGMENTS = 126
 """Data buffers of one request: SPDK has 129 for header, data and status, and keeps one in reserve."""
 MAX_RANGE_SECTORS = 32768
 """The most that one DISCARD or WRITE_ZEROES may cover: 16 MiB."""
-DEFAULT_IOPS_THRESHOLD = 60000
 MIN_IOPS_THRESHOLD = 100
 """Less than one request in the 10 ms after which SPDK looks at the rate cannot be told from none."""
 
@@ -56,8 +56,7 @@ class BlkController:
         self.path = path
         self.cpus = cpus
         self.readonly = readonly
-        self.delay_base_us = 0
-        self.iops_threshold = DEFAULT_IOPS_THRESHOLD
+        self.coalescing = Coalescing()
         self.features = 0
         self.sessions: list[Session] = []
         self.draining: set[Queue] = set()
@@ -317,8 +316,7 @@ class Vhost:
         controller = self.get(name)
         if iops_threshold < MIN_IOPS_THRESHOLD:
             raise VhostError(errno.EINVAL)
-        controller.delay_base_us = delay_base_us
-        controller.iops_threshold = iops_threshold
+        controller.coalescing = Coalescing(delay_base_us, iops_threshold)
 
     async def shutdown(self) -> None:
         for controller in self:
@@ -341,14 +339,14 @@ class Vhost:
                         },
                     }
                 )
-            if controller.delay_base_us:
+            if controller.coalescing.delay_base_us:
                 calls.append(
                     {
                         "method": "vhost_controller_set_coalescing",
                         "params": {
                             "ctrlr": controller.name,
-                            "delay_base_us": controller.delay_base_us,
-                            "iops_threshold": controller.iops_threshold,
+                            "delay_base_us": controller.coalescing.delay_base_us,
+                            "iops_threshold": controller.coalescing.iops_threshold,
                         },
                     }
                 )

@@ -20,6 +20,7 @@ from ..vhost_user.inflight import QueueInflight
 from ..vhost_user.memory import GuestMemory
 from ..vhost_user.messages import ProtocolError
 from ..vhost_user.virtqueue import F_EVENT_IDX, RingAddresses, RingError, SplitQueue
+from .coalescing import Coalescing, Rate
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _EVENT = (1).to_bytes(8, "little")
 class Disk(Protocol):
     """What a queue needs of its controller."""
 
+    coalescing: Coalescing
     draining: set[Queue]
     """Queues that were stopped with requests still under way: no ring takes requests before these are done, because
     their late effects could otherwise overtake newer requests."""
@@ -66,6 +68,8 @@ class Queue:
         self._done: list[tuple[int, int]] = []
         self._taking = False
         self._flush_due = False
+        self._rate = Rate()
+        self._late_interrupt: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] | None = None
 
     @property
@@ -146,6 +150,8 @@ class Queue:
             self._loop.remove_reader(self._kick)
         if self._done:
             self._flush()
+        if self._late_interrupt is not None:
+            self._interrupt()
         self.base = self._ring.base
         self._ring = None
         if self.outstanding:
@@ -229,10 +235,20 @@ class Queue:
     def _flush(self) -> None:
         self._flush_due = False
         done, self._done = self._done, []
-        if self._ring is not None and done and self._ring.give_back(done):
+        if self._ring is None or not done:
+            return
+        wanted = self._ring.give_back(done)
+        settings = self._disk.coalescing
+        delay = self._rate.delay(len(done), self._loop.time(), settings) if settings.delay_base_us else 0
+        if wanted and not delay:
             self._interrupt()
+        elif wanted and self._late_interrupt is None:
+            self._late_interrupt = self._loop.call_later(delay, self._interrupt)
 
     def _interrupt(self) -> None:
+        if self._late_interrupt is not None:
+            self._late_interrupt.cancel()
+            self._late_interrupt = None
         _signal(self._call)
 
     def _break(self, reason: object) -> None:

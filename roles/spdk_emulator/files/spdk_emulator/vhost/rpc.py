@@ -1,4 +1,4 @@
-"""The vhost family's methods. Where there is no disk to serve it, SCSI has no methods here: they answer -32601."""
+"""The vhost family's methods. vhost-scsi is not spoken here, and so its methods are not found (-32601)."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def _describe(controller: BlkController) -> dict[str, Any]:
     return {
         "ctrlr": controller.name,
         "cpumask": f"0x{cores.mask(controller.cpus)}",
-        "delay_base_us": controller.delay_base_us,
-        "iops_threshold": controller.iops_threshold,
+        "delay_base_us": controller.coalescing.delay_base_us,
+        "iops_threshold": controller.coalescing.iops_threshold,
         "socket": controller.path,
         "sessions": [
             {
