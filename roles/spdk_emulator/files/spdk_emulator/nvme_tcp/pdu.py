@@ -341,7 +341,8 @@ class Decoder:
         """Check what the first eight bytes say. Returns where the payload ends (0: there is none)."""
 
         def wrong(fes: Fes, fei: int, text: str) -> ProtocolError:
-            header = bytes(common).ljust(hlen, b"\0")[:hlen]
+            # As long as it says it is, but never without the part that is known.
+            header = bytes(common).ljust(hlen, b"\0")
             return ProtocolError(fes, fei, header, f"PDU type {kind:#04x} from the {self.sender}: {text}")
 
         if kind == self._first:

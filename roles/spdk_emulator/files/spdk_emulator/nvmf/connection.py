@@ -12,6 +12,7 @@ import logging
 import struct
 import uuid as uuid_module
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,8 @@ TERMINATION_TIMEOUT = 30
 ADMIN_IN_CAPSULE_LIMIT = 8192
 """In-capsule data that admin and fabrics commands may always have (transport specification, 3.3.2.1.1)."""
 C2H_DATA_LIMIT = 131072
+WRITE_LIMIT = 4 << 20
+"""Bytes of answers that may wait for a host that does not read them before its next commands have to wait, too."""
 AUTHENTICATION_REQUIRED = 1 << 17
 """AUTHREQ.ATR in dword 0 of Connect's completion."""
 
@@ -107,7 +110,12 @@ class Connection(asyncio.Protocol):
         self._sq_last = 0
         self._authenticating = False
         self._out: list[Buffer] = []
+        self._out_size = 0
         self._flush_planned = False
+        self._incoming: Iterator[Pdu] = iter(())
+        """PDUs of what came last, as far as they have not been looked at."""
+        self._paused = False
+        """The host does not read its answers: no more commands are looked at until it does."""
         self._open = False
         self._termination: asyncio.TimerHandle | None = None
 
@@ -116,6 +124,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        transport.set_write_buffer_limits(WRITE_LIMIT)
         self._open = True
         peer = transport.get_extra_info("peername")
         self.peer = (str(peer[0]), str(peer[1]))
@@ -133,20 +142,31 @@ class Connection(asyncio.Protocol):
             self.controller.queue_closed(self)
 
     def pause_writing(self) -> None:
+        self._paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        self._paused = False
+        self._loop.call_soon(self._work)
 
     def data_received(self, data: bytes) -> None:
         if self._termination or not self._open:
             return
+        self._incoming = self._decoder.feed(data)
+        self._work()
+
+    def _work(self) -> None:
+        """Look at what has come, and write the answers, as long as the host takes them."""
         self._flush_planned = True
         try:
-            for pdu in self._decoder.feed(data):
+            for pdu in self._incoming:
                 self._receive(pdu)
-                if not self._open:
-                    break
+                if self._out_size >= WRITE_LIMIT:
+                    self._flush()
+                if self._paused or not self._open:
+                    return
+            if self._open:
+                self._transport.resume_reading()
         except ProtocolError as error:
             self._terminate(error)
         finally:
@@ -163,9 +183,12 @@ class Connection(asyncio.Protocol):
         if self._out and self._open:
             self._transport.write(b"".join(self._out))
         self._out.clear()
+        self._out_size = 0
 
     def _send(self, pdu: Pdu) -> None:
-        self._out += pdu.encode(self.framing)
+        buffers = pdu.encode(self.framing)
+        self._out += buffers
+        self._out_size += len(buffers[0]) + (len(buffers[1]) if len(buffers) > 1 else 0)
         if not self._flush_planned:
             self._flush_planned = True
             self._loop.call_soon(self._flush)
@@ -174,6 +197,7 @@ class Connection(asyncio.Protocol):
         log.warning("host %s:%s: %s", *self.peer, error)
         self._send(error.termination(CONTROLLER))
         self._transfers.clear()
+        self._incoming = iter(())
         self._termination = self._loop.call_later(TERMINATION_TIMEOUT, self.abort)
 
     # PDUs
