@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,7 @@ class Sma:
         configuration = {
             "address": f"unix:{directory}/sma.sock",
             "port": 8080,
+            "volume_cleanup_period": 3600.0,  # it looks at all bdevs, at a moment that no test expects
             "socket": str(rpc_socket),
             "plugins": ["ipdk_sma"],
             "devices": [{"name": "ipdk_vhost_blk", "params": params}],
@@ -115,25 +119,55 @@ def make_sma(sma_python: Path, tmp_path: Path) -> Iterator[Callable[..., Sma]]:
         server.stop()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the neighbours of SMA listen: the same for all tests, because one SMA serves most of them."""
+
+    directory: Path
+    qmp_port: int
+
+    @property
+    def rpc_socket(self) -> Path:
+        return self.directory / "spdk.sock"
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return Place(tmp_path_factory.mktemp("sma"), probe.getsockname()[1])
+
+
 @pytest.fixture
-def spdk(tmp_path: Path) -> Iterator[FakeSpdk]:
-    fake = FakeSpdk(tmp_path / "spdk.sock")
+def spdk(place: Place) -> Iterator[FakeSpdk]:
+    fake = FakeSpdk(place.rpc_socket)
     yield fake
     fake.close()
 
 
 @pytest.fixture
-def qemu(spdk: FakeSpdk) -> Iterator[FakeQemu]:
-    fake = FakeQemu(spdk)
+def qemu(place: Place, spdk: FakeSpdk) -> Iterator[FakeQemu]:
+    fake = FakeQemu(spdk, place.qmp_port)
     yield fake
     fake.close()
 
 
-@pytest.fixture
-def sma(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Sma:
-    server = make_sma(spdk.path, qemu.port, qmp_timeout=1, unplug_timeout=0.5)
+@pytest.fixture(scope="session")
+def running_sma(sma_python: Path, place: Place) -> Iterator[Sma]:
+    server = Sma(sma_python, place.directory, place.rpc_socket, place.qmp_port, qmp_timeout=1, unplug_timeout=0.5)
+    spdk = FakeSpdk(place.rpc_socket)
     server.start()
-    return server
+    deadline = time.monotonic() + 10
+    while "bdev_get_bdevs" not in spdk.calls and time.monotonic() < deadline:
+        time.sleep(0.01)
+    spdk.close()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sma(running_sma: Sma, spdk: FakeSpdk, qemu: FakeQemu) -> Sma:
+    """A running SMA between the two fakes. It outlives the test: one that ends it makes its own."""
+    return running_sma
 
 
 @pytest.fixture

@@ -54,9 +54,9 @@ class FakeSpdk:
         self._server.server_close()
         self.path.unlink()
 
-    def add_bdev(self, name: str) -> str:
-        """Add a bdev; its UUID."""
-        self.bdevs[name] = str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
+    def add_bdev(self, name: str, identity: str = "") -> str:
+        """Add a bdev; its UUID, one that SMA has never heard of unless it is given."""
+        self.bdevs[name] = identity or str(uuid.uuid4())
         return self.bdevs[name]
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def test_spdk_and_sma_that_are_not_there(offline: Module, spdk: FakeSpdk) -> Non
 
 
 def test_the_bdev_is_waited_for(module: Module, spdk: FakeSpdk) -> None:
-    volume = str(uuid.uuid5(uuid.NAMESPACE_DNS, "st1n1"))
+    volume = str(uuid.uuid4())
     assert fields(module({"volume": volume}, check=True, wait=60.0), "physical_id", "bdev") == [(0, None)]
     spdk.calls.clear()
 
@@ -236,7 +236,7 @@ def test_the_bdev_is_waited_for(module: Module, spdk: FakeSpdk) -> None:
         deadline = time.monotonic() + 10
         while spdk.calls.count("bdev_get_bdevs") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        spdk.add_bdev("st1n1")
+        spdk.add_bdev("st1n1", volume)
 
     appearing = threading.Thread(target=appear)
     appearing.start()
@@ -269,7 +269,7 @@ def test_sixty_four(module: Module, offline: Module, spdk: FakeSpdk, qemu: FakeQ
     assert (spdk.controllers, qemu.devices, qemu.characters) == ({}, {}, {})
 
 
-def test_sma_info(sma: Any, spdk: FakeSpdk, module: Module) -> None:
+def test_sma_info(spdk: FakeSpdk, module: Module) -> None:
     volume = spdk.add_bdev("a-bdev-with-quite-a-long-name")
     module({"volume": volume, "physical_id": 7})
     spdk.controllers["sma-9"] = None
@@ -295,9 +295,8 @@ def test_sma_info(sma: Any, spdk: FakeSpdk, module: Module) -> None:
         },
     ]
     assert "rw_iops" in looked["qos_capabilities"]["volume"]
-    sma.stop()
     with pytest.raises(_sma.Unreachable):
-        _sma_devices.look({**module.connection, "wait": 0.0})
+        _sma_devices.look({**module.connection, "address": "unix:/nowhere/sma.sock:8080", "wait": 0.0})
 
 
 def test_through_ansible(sma: Any, spdk: FakeSpdk, tmp_path: Path) -> None:

@@ -210,8 +210,10 @@ def test_controller_without_its_bdev(client: _sma.Client, spdk: FakeSpdk) -> Non
     assert spdk.controllers == {}
 
 
-def test_restart_of_sma_makes_no_second_device(sma: Any, spdk: FakeSpdk, qemu: FakeQemu) -> None:
+def test_restart_of_sma_makes_no_second_device(make_sma: Any, spdk: FakeSpdk, qemu: FakeQemu) -> None:
     volume = spdk.add_bdev("st1n1")
+    sma = make_sma(spdk.path, qemu.port)
+    sma.start()
     with _sma.Client(sma.address, timeout=20) as client:
         handle = create(client, volume, 0)
     sma.stop(signal.SIGKILL)
