@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "guests"
 INIT = Path(__file__).with_name("init")
+FIO = Path("/usr/bin/fio")
 PACKAGES = ("busybox-static", "nvme-cli", "libnvme1", "libjson-c5")
 """Beside the kernel. fio and blkdiscard come from this machine, with their libraries."""
 MODULES = (
@@ -43,12 +44,14 @@ def build() -> Image:
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not FIO.exists():
+            raise RuntimeError(f"{FIO}, which the guest gets, is not there: run make setup-test")
         debs = _download()
         key = hashlib.sha256()
         for source in (INIT, Path(__file__)):
             key.update(source.read_bytes())
         key.update("\n".join(sorted(deb.name for deb in debs)).encode())
-        key.update(str(os.stat("/usr/bin/fio").st_mtime_ns).encode())
+        key.update(str(FIO.stat().st_mtime_ns).encode())
         initramfs = CACHE / f"initramfs-{key.hexdigest()[:16]}.cpio"
         root = CACHE / "root"
         if not initramfs.exists() or not root.exists():
@@ -96,7 +99,7 @@ def _write_initramfs(path: Path, root: Path) -> None:
         archive.file("init", INIT.read_bytes(), 0o755)
         archive.file("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
         programs = {
-            "fio": Path("/usr/bin/fio"),
+            "fio": FIO,
             "blkdiscard": Path("/usr/sbin/blkdiscard"),
             "nvme": root / "usr/sbin/nvme",
         }
