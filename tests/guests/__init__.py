@@ -11,7 +11,7 @@
         guest.qmp("query-pci")
 
 ``guest.sh`` runs a script with busybox's shell, fio and nvme-cli at hand, and raises :class:`CommandFailed` if it
-fails. The guest is 198.18.100.15 and its host NQN is in /etc/nvme/hostnqn; configfs is mounted once nvmet is loaded; the
+fails. The guest is 198.18.100.15, its host NQN is in /etc/nvme/hostnqn, configfs is mounted once nvmet is loaded; the
 console is kept in ``<directory>/console.log``. The image is built once into ``build/guests`` from Debian packages,
 which apt downloads and nobody installs.
 """
