@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
+from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices
 from support.emulator import Emulator
 
 
@@ -99,6 +99,13 @@ def test_the_chain(make_sma: Any, ipu: Emulator, qemu: Qemu) -> None:
     assert [(entry["volume"], entry["connected"]) for entry in looked] == [(volume, True) for volume in volumes]
     assert {f"sma-{number}" for number in range(64)} <= qemu.devices()
     assert device(*({"volume": volume} for volume in volumes))["changed"] is False
+
+    keep = 2**64 - 1
+    limits = {"rw_iops": 5, "rd_bandwidth": 7, "wr_bandwidth": keep, "rw_bandwidth": keep}
+    with _sma.Client(sma.address) as client:
+        client.call("SetQos", {"device_handle": "virtio_blk:sma-5", "maximum": limits})
+    limited = _sma_devices.look({**connection, "wait": 0.0})["devices"][5]["limits"]
+    assert (limited["rw_ios_per_sec"], limited["r_mbytes_per_sec"]) == (5000, 7)
 
     gone = {"volume": volumes[63], "state": "absent"}
     assert "has not released it within 0.5 s" in device(gone)["msg"]

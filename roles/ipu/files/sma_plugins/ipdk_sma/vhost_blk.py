@@ -330,7 +330,7 @@ def _reason(error: Exception) -> str:
     """The message of SPDK's error object, out of the text that SPDK's client makes of request and response; else the
     text's first line."""
     text = getattr(error, "message", None) or str(error)
-    _, found, response = text.rpartition("response:\n")
+    _request, found, response = text.rpartition("response:\n")
     if found:
         try:
             return str(json.loads(response)["message"])
