@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,34 @@ def test_bdev_goes_under_the_guest(emulator: Emulator, guest: Guest) -> None:
         assert emulator.call("vhost_get_controllers")[0]["backend_specific"]["block"]["bdev"] is None
 
 
+def write_verified(guest: Guest, name: str) -> None:
+    """Start fio in the guest's background; :func:`wait_verified` sees its end."""
+    guest.sh(
+        "rm -f /tmp/fio.*;"
+        f" (fio --name=job --filename=/dev/{name} --rw=randwrite --size=16m --bs=4k --ioengine=libaio --direct=1"
+        " --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --loops=2 --output-format=json"
+        " --output=/tmp/fio.json; echo $? > /tmp/fio.status) > /dev/null 2>&1 &"
+    )
+
+
+def wait_progress(guest: Guest, name: str) -> None:
+    """Until a thousand more writes are done."""
+    writes = f"awk '{{print $5}}' /sys/block/{name}/stat"
+    guest.sh(f"start=$({writes}); while [ $({writes}) -lt $((start + 1000)) ]; do usleep 20000; done")
+
+
+def wait_verified(guest: Guest) -> None:
+    guest.sh("while ! [ -e /tmp/fio.status ]; do usleep 50000; done", timeout=120)
+    assert guest.sh("cat /tmp/fio.status") == "0", guest.sh("cat /tmp/fio.json")
+    job = json.loads(guest.sh("cat /tmp/fio.json"))["jobs"][0]
+    assert job["error"] == 0
+    assert job["write"]["total_ios"] == 2 * 4096
+
+
+def guest_checksum(guest: Guest, name: str) -> str:
+    return guest.sh(f"sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum < /dev/{name}").split()[0]
+
+
 def test_killed_under_verified_io(guest: Guest, image: Path, tmp_path: Path) -> None:
     def start() -> None:
         node.start()
@@ -129,26 +158,58 @@ def test_killed_under_verified_io(guest: Guest, image: Path, tmp_path: Path) -> 
     try:
         start()
         with plugged(node, guest, "st1n1", slot=40) as (name, _size):
-            guest.sh(
-                f"(fio --name=job --filename=/dev/{name} --rw=randwrite --size=16m --bs=4k --ioengine=libaio --direct=1"
-                " --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --loops=2 --output-format=json"
-                " --output=/tmp/fio.json; echo $? > /tmp/fio.status) > /dev/null 2>&1 &"
-            )
-            writes = f"awk '{{print $5}}' /sys/block/{name}/stat"
-            for _ in range(2):
-                guest.sh(f"start=$({writes}); while [ $({writes}) -lt $((start + 1000)) ]; do usleep 20000; done", 20)
-                node.kill()
-                start()
-                node.call("vhost_create_blk_controller", ctrlr="sma-40", dev_name="st1n1")
-            guest.sh("while ! [ -e /tmp/fio.status ]; do usleep 50000; done")
-            assert guest.sh("cat /tmp/fio.status") == "0", guest.sh("cat /tmp/fio.json")
-            job = json.loads(guest.sh("cat /tmp/fio.json"))["jobs"][0]
-            assert job["error"] == 0
-            assert job["write"]["total_ios"] == 2 * 4096
-            seen = guest.sh(f"sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum < /dev/{name}")
-            assert seen.split()[0] == checksum(image)
+            write_verified(guest, name)
+            wait_progress(guest, name)
+            node.kill()
+            start()
+            node.call("vhost_create_blk_controller", ctrlr="sma-40", dev_name="st1n1")
+            wait_verified(guest)
+            assert guest_checksum(guest, name) == checksum(image)
     finally:
         node.kill()
+
+
+def test_ipu_killed_between_guest_and_storage_target(guest: Guest, image: Path, tmp_path: Path) -> None:
+    """The whole chain: requests complete out of order, and the next process finishes those that were under way."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(probe.getsockname()[1])}
+    nqn, host = "nqn.2022-06.io.ipdk:st1:ipu1", "nqn.2014-08.org.nvmexpress:uuid:5ad1e2f3-0000-4000-8000-000000000001"
+
+    def start() -> None:
+        ipu.start()
+        names = ipu.call(
+            "bdev_nvme_attach_controller",
+            name="st1",
+            subnqn=nqn,
+            hostnqn=host,
+            ctrlr_loss_timeout_sec=-1,
+            reconnect_delay_sec=1,
+            **address,
+        )
+        assert names == ["st1n1"]
+
+    target, ipu = Emulator(tmp_path, "target"), Emulator(tmp_path, "ipu")
+    try:
+        target.start()
+        target.call("bdev_aio_create", name="vol00", filename=str(image), block_size=512)
+        target.call("nvmf_create_transport", trtype="TCP")
+        target.call("nvmf_create_subsystem", nqn=nqn, serial_number="IPDK")
+        target.call("nvmf_subsystem_add_host", nqn=nqn, host=host)
+        target.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": "vol00", "nsid": 1})
+        target.call("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
+        start()
+        with plugged(ipu, guest, "st1n1", slot=41) as (name, _size):
+            write_verified(guest, name)
+            wait_progress(guest, name)
+            ipu.kill()
+            start()
+            ipu.call("vhost_create_blk_controller", ctrlr="sma-41", dev_name="st1n1")
+            wait_verified(guest)
+            assert guest_checksum(guest, name) == checksum(image)
+    finally:
+        ipu.kill()
+        target.kill()
 
 
 def test_sixty_four_disks(emulator: Emulator, guest: Guest) -> None:

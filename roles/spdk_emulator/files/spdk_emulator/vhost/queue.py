@@ -124,6 +124,8 @@ class Queue:
             self._ring = None
             raise ProtocolError(f"{self.name}: what came as a kick cannot be waited for: {error}") from None
         self._paused = False
+        if self._ring.recovered:
+            log.info("%s: %d requests that a predecessor left are done again", self.name, len(self._ring.recovered))
         # What a predecessor finished just before it died may not have been announced.
         self._interrupt()
         self._loop.call_soon(self.run)
