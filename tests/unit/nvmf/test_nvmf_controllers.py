@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import struct
 import uuid
+import zlib
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, World, free_port, with_world
+from nvmf_host import HOST_NQN, NQN, Queue, World, free_port, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
-from spdk_emulator.nvme_tcp import nvme
+from spdk_emulator.nvme_tcp import auth, nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Io, Lid, Property, Sc
 from spdk_emulator.nvmf.models import Referral
 from spdk_emulator.nvmf.subsystem import Address, Host, NvmfError, is_valid_nqn
@@ -66,9 +68,15 @@ def test_a_host_reaches_a_subsystem_only_at_its_listeners() -> None:
 
 
 class Key:
-    """What the target wants of a key: to be let go of."""
+    """What the target wants of a key: its secret, and to be let go of."""
 
     name = "key0"
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    def read(self) -> bytes:
+        return b"DHHC-1:00:" + base64.b64encode(self.key + zlib.crc32(self.key).to_bytes(4, "little")) + b":"
 
     def put(self) -> None:
         pass
@@ -77,7 +85,7 @@ class Key:
 @pytest.mark.parametrize("command", [(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, (0, 0x1C)), (Admin.IDENTIFY, 0, (1,))])
 def test_a_host_with_a_key_gets_nowhere_without_authentication(command: tuple) -> None:
     async def test(world: World) -> None:
-        world.subsystem.add_host(Host(HOST_NQN, Key()))  # type: ignore[arg-type]
+        world.subsystem.add_host(Host(HOST_NQN, Key(bytes(32))))  # type: ignore[arg-type]
         queue = await world.queue()
         done = await queue.connect()
         assert (done.status, done.cdw0 >> 16) == (0, 2)
@@ -85,6 +93,54 @@ def test_a_host_with_a_key_gets_nowhere_without_authentication(command: tuple) -
         assert (await queue.run(opcode, nsid, cdws, length=4096))[0].status == Sc.AUTHENTICATION_REQUIRED
         io = await world.queue()
         assert (await io.connect(qid=1, cntlid=done.cdw0 & 0xFFFF)).status == Sc.CONNECT_INVALID_PARAMETERS
+
+    with_world(test)
+
+
+async def authenticate(queue: Queue, known: bytes) -> bool:
+    """Prove the knowledge of a key; whether the target believed it."""
+    host = auth.Host(auth.Names(HOST_NQN, NQN, auth.Secret(0, known)), ["sha256"], ["null"])
+
+    async def send(message: bytes) -> None:
+        cdws = (auth.SECURITY_FIELDS, len(message))
+        done, _ = await queue.run(nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_SEND, cdws, data=message)
+        assert done.status == 0
+
+    async def receive() -> bytes:
+        cdws = (auth.SECURITY_FIELDS, 512)
+        done, data = await queue.run(nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_RECV, cdws, length=512)
+        assert done.status == 0
+        return data
+
+    await send(host.negotiate())
+    await send(host.reply(await receive()))
+    try:
+        host.finish(await receive())
+    except auth.AuthError:
+        return False
+    return True
+
+
+def test_a_host_that_proves_its_key_gets_in_on_every_queue() -> None:
+    async def test(world: World) -> None:
+        world.subsystem.add_host(Host(HOST_NQN, Key(bytes(32))))  # type: ignore[arg-type]
+        admin = await world.queue()
+        cntlid = (await admin.connect()).cdw0 & 0xFFFF
+        assert not await authenticate(admin, b"x" * 32)
+        admin = await world.queue()
+        cntlid = (await admin.connect()).cdw0 & 0xFFFF
+        assert await authenticate(admin, bytes(32))
+        await admin.enable()
+        io = await world.queue()
+        assert (await io.connect(qid=1, cntlid=cntlid)).status == 0
+        assert (await io.run(Io.READ, 1, (0, 0, 0), length=512))[0].status == Sc.AUTHENTICATION_REQUIRED
+        assert await authenticate(io, bytes(32))
+        assert await io.read(0, 1) == bytes(512)
+        world.subsystem.set_keys(HOST_NQN, Key(b"n" * 32), None)  # type: ignore[arg-type]
+        assert await io.read(0, 1) == bytes(512)
+        assert await authenticate(io, b"n" * 32)
+        assert not await authenticate(io, bytes(32))
+        assert (await io.run(Io.READ, 1, (0, 0, 0), length=512))[0].status == Sc.AUTHENTICATION_REQUIRED
 
     with_world(test)
 

@@ -226,32 +226,43 @@ class HostQueue:
         """``count`` bytes are in the buffer. Raises :class:`~.pdu.ProtocolError`: the connection has to be ended."""
         self._end += count
         self.receives += 1
-        memory = self._memory
-        while self._end - self._start >= _SMALLEST:
-            start = self._start
-            kind, flags, hlen, offset, plen, cccid, _, data_offset, length = _HEAD.unpack_from(memory, start)
-            if plen > RECEIVE_SIZE // 2:
-                self._refuse(Fes.LIMIT_EXCEEDED, 0, f"{plen} bytes long, the limit is {RECEIVE_SIZE // 2}")
-            if self._end - start < plen:
-                break
-            if self._plain and hlen == _SMALLEST and plen >= _SMALLEST:
-                if kind == Kind.CAPSULE_RESP and plen == _SMALLEST:
-                    self._start = start + plen
-                    _, _, _, _, _, low, high, _, _, cid, status = _RESPONSE.unpack_from(memory, start)
-                    self._complete(cid, status >> 1, low | high << 32)
-                    continue
-                if kind == Kind.C2H_DATA and offset >= _SMALLEST and offset + length == plen:
-                    request = self._sent[cccid] if cccid < self.depth else None
-                    if request is not None and request.moved == data_offset and request.direction == FROM_CONTROLLER:
-                        end = start + plen
-                        self._start = end
-                        self._fill(request, length, self._view[start + offset : end])
-                        if flags & _FINISHED == _FINISHED:
-                            self._complete(cccid, 0, 0)
-                        continue
-            self._start = start + max(plen, _SMALLEST)
-            self._odd(bytes(self._view[start : self._start]))
+        start = self._start
+        try:
+            while self._end - start >= _SMALLEST:
+                if not self._parse(start):
+                    break
+                start = self._start
+        except ProtocolError as error:
+            error.header = error.header or bytes(self._view[start : start + _SMALLEST])
+            raise
         self._make_room()
+
+    def _parse(self, start: int) -> bool:
+        """One PDU, which begins at ``start``; false if it is not complete."""
+        memory = self._memory
+        kind, flags, hlen, offset, plen, cccid, _, data_offset, length = _HEAD.unpack_from(memory, start)
+        if self._end - start < plen:
+            if plen > RECEIVE_SIZE // 2:
+                raise _refused(Fes.LIMIT_EXCEEDED, 0, f"{plen} bytes long, the limit is {RECEIVE_SIZE // 2}")
+            return False
+        if self._plain and hlen == _SMALLEST and plen >= _SMALLEST:
+            if kind == Kind.CAPSULE_RESP and plen == _SMALLEST:
+                self._start = start + plen
+                _, _, _, _, _, low, high, _, _, cid, status = _RESPONSE.unpack_from(memory, start)
+                self._complete(cid, status >> 1, low | high << 32)
+                return True
+            if kind == Kind.C2H_DATA and offset >= _SMALLEST and offset + length == plen:
+                request = self._sent[cccid] if cccid < self.depth else None
+                if request is not None and request.moved == data_offset and request.direction == FROM_CONTROLLER:
+                    end = start + plen
+                    self._start = end
+                    self._fill(request, length, self._view[start + offset : end])
+                    if flags & _FINISHED == _FINISHED:
+                        self._complete(cccid, 0, 0)
+                    return True
+        self._start = start + max(plen, _SMALLEST)
+        self._odd(bytes(self._view[start : self._start]))
+        return True
 
     def _make_room(self) -> None:
         start, end = self._start, self._end
@@ -265,27 +276,27 @@ class HostQueue:
     def _odd(self, data: bytes) -> None:
         """A PDU that is not of the common kind, or that is wrong."""
         for pdu in self._decoder.feed(data):
-            self._take(pdu, data)
+            self._take(pdu)
         if self._decoder.pending:
-            self._refuse(Fes.INVALID_HEADER_FIELD, 4, "its length is less than its header", data)
+            raise _refused(Fes.INVALID_HEADER_FIELD, 4, "its length is less than its header")
 
-    def _take(self, pdu: Pdu, raw: bytes) -> None:
+    def _take(self, pdu: Pdu) -> None:
         if isinstance(pdu, IcResp):
             self._begin(pdu)
         elif isinstance(pdu, CapsuleResp):
             completion = Completion.unpack(pdu.cqe)
             self._complete(completion.cid, completion.status, completion.value)
         elif isinstance(pdu, C2HData):
-            request = self._request(pdu.cccid, FROM_CONTROLLER, raw)
+            request = self._request(pdu.cccid, FROM_CONTROLLER)
             if pdu.offset != request.moved:
                 text = f"data from byte {pdu.offset} of command {pdu.cccid}, expected is byte {request.moved}"
-                self._refuse(Fes.INVALID_HEADER_FIELD, _DATA_OFFSET_FIELD, text, raw)
+                raise _refused(Fes.INVALID_HEADER_FIELD, _DATA_OFFSET_FIELD, text)
             self._fill(request, len(pdu.data), memoryview(pdu.data))
             request.damaged |= not pdu.data_digest_ok
             if pdu.last and pdu.success:
                 self._complete(pdu.cccid, 0, 0)
         elif isinstance(pdu, R2T):
-            self._send_data(pdu, raw)
+            self._send_data(pdu)
         elif isinstance(pdu, TermReq):
             raise ConnectionTerminated(pdu.fes, pdu.fei)
 
@@ -295,11 +306,11 @@ class HostQueue:
         ):
             if given and not wanted:
                 text = f"ICResp: a {name} digest that was not asked for"
-                raise ProtocolError(Fes.INVALID_HEADER_FIELD, 11, b"", text)
+                raise _refused(Fes.INVALID_HEADER_FIELD, 11, text)
         self.max_h2c_data = answer.max_h2c_data
         if self.max_h2c_data < 4096:
             text = f"ICResp: MAXH2CDATA is {self.max_h2c_data}, the least allowed is 4096"
-            raise ProtocolError(Fes.INVALID_HEADER_FIELD, 12, b"", text)
+            raise _refused(Fes.INVALID_HEADER_FIELD, 12, text)
         self._framing = Framing(answer.header_digest, answer.data_digest, answer.alignment)
         self._decoder.framing = Framing(answer.header_digest, answer.data_digest)
         self._plain = self._framing == PLAIN
@@ -311,17 +322,17 @@ class HostQueue:
         while self._waiting and self._free:
             self._send(self._waiting.popleft())
 
-    def _request(self, cid: int, direction: int, raw: bytes) -> Request:
+    def _request(self, cid: int, direction: int) -> Request:
         request = self._sent[cid] if cid < self.depth else None
         if request is None or request.direction != direction:
-            self._refuse(Fes.INVALID_HEADER_FIELD, 8, f"command {cid} is none that it can belong to", raw)
+            raise _refused(Fes.INVALID_HEADER_FIELD, 8, f"command {cid} is none that it can belong to")
         return request
 
     def _fill(self, request: Request, length: int, data: memoryview) -> None:
         position = request.moved
         if position + length > request.length:
             text = f"{position + length} bytes of data, the command has {request.length}"
-            raise ProtocolError(Fes.DATA_OUT_OF_RANGE, 0, b"", text)
+            raise _refused(Fes.DATA_OUT_OF_RANGE, 0, text)
         iov = request.iov
         request.moved = position + length
         if len(iov) == 1:
@@ -333,16 +344,16 @@ class HostQueue:
             view[:] = data[done : done + size]
             done += size
 
-    def _send_data(self, pdu: R2T, raw: bytes) -> None:
+    def _send_data(self, pdu: R2T) -> None:
         """Answer an R2T."""
-        request = self._request(pdu.cccid, TO_CONTROLLER, raw)
+        request = self._request(pdu.cccid, TO_CONTROLLER)
         if pdu.offset != request.moved or not pdu.length:
             text = f"R2T from byte {pdu.offset} of command {pdu.cccid}, expected is byte {request.moved}"
-            self._refuse(Fes.INVALID_HEADER_FIELD, _DATA_OFFSET_FIELD, text, raw)
+            raise _refused(Fes.INVALID_HEADER_FIELD, _DATA_OFFSET_FIELD, text)
         end = pdu.offset + pdu.length
         if end > request.length:
             text = f"R2T up to byte {end} of command {pdu.cccid}, which has {request.length}"
-            self._refuse(Fes.DATA_OUT_OF_RANGE, 0, text, raw)
+            raise _refused(Fes.DATA_OUT_OF_RANGE, 0, text)
         position = pdu.offset
         while position < end:
             length = min(end - position, self.max_h2c_data)
@@ -356,7 +367,7 @@ class HostQueue:
     def _complete(self, cid: int, status: int, value: int) -> None:
         request = self._sent[cid] if cid < self.depth else None
         if request is None:
-            raise ProtocolError(Fes.INVALID_HEADER_FIELD, 8, b"", f"completion of command {cid}, which was not sent")
+            raise _refused(Fes.INVALID_HEADER_FIELD, 8, f"completion of command {cid}, which was not sent")
         self._sent[cid] = None
         self._free.append(cid)
         if not status and request.length and (request.damaged or request.moved != request.length):
@@ -366,8 +377,10 @@ class HostQueue:
         if self._waiting:
             self._send_waiting()
 
-    def _refuse(self, fes: Fes, fei: int, text: str, raw: bytes = b"") -> None:
-        raise ProtocolError(fes, fei, raw[:_SMALLEST], f"PDU from the {CONTROLLER}: {text}")
+
+def _refused(fes: Fes, fei: int, text: str) -> ProtocolError:
+    """Its header is put in where it is known."""
+    return ProtocolError(fes, fei, b"", f"PDU from the {CONTROLLER}: {text}")
 
 
 class ConnectionTerminated(Exception):

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..bdev.models import Op
+from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
 from ..nvme_tcp.pdu import (
@@ -72,6 +73,7 @@ _IN_DATA = 1 << 16
 _TO_CONTROLLER, _TO_HOST, _BOTH_WAYS = 1, 2, 3
 """The direction of a command's data, bits 1:0 of its opcode (or type, if it is a fabrics command)."""
 
+_AUTHENTICATION = (Fabrics.AUTHENTICATION_SEND, Fabrics.AUTHENTICATION_RECV)
 _DSM_DEALLOCATE = 1 << 2
 _WRITE_ZEROES_DEALLOCATE = 1 << 25
 
@@ -108,7 +110,9 @@ class Connection(asyncio.Protocol):
         """Slots of waiting Asynchronous Event Requests, by command identifier."""
         self._sq_head = 0
         self._sq_last = 0
-        self._authenticating = False
+        self.auth: dhchap.Controller | None = None
+        """How the host proves who it is; None: it need not."""
+        self._authenticated = False
         self._out: list[Buffer] = []
         self._out_size = 0
         self._flush_planned = False
@@ -360,7 +364,9 @@ class Connection(asyncio.Protocol):
                 self._finish_with(slot, command, self._connect(command, iov))
             else:
                 self._finish(slot, command.cid, Sc.SEQUENCE_ERROR)
-        elif self._authenticating:
+        elif command.opcode == nvme.FABRICS_OPCODE and command.fctype in _AUTHENTICATION:
+            self._finish_with(slot, command, self._authenticate(command, b"".join(iov)))
+        elif self.auth and not self._authenticated:
             self._finish(slot, command.cid, Sc.AUTHENTICATION_REQUIRED)
         elif command.opcode == nvme.FABRICS_OPCODE:
             self._finish_with(slot, command, self._fabrics(controller, command))
@@ -430,8 +436,44 @@ class Connection(asyncio.Protocol):
             self.controller = controller
         self.target.stats.connected(qid)
         host = subsystem.hosts.get(host_nqn)
-        self._authenticating = host is not None and host.dhchap_key is not None
-        return Answer(value=self.controller.cntlid | (AUTHENTICATION_REQUIRED if self._authenticating else 0))
+        if host and host.dhchap_key:
+            config = self.target.config
+            self.auth = dhchap.Controller(self._keys, config.dhchap_digests, config.dhchap_dhgroups)
+        return Answer(value=self.controller.cntlid | (AUTHENTICATION_REQUIRED if self.auth else 0))
+
+    # Authentication
+
+    def _keys(self) -> dhchap.Names:
+        """The keys of the host as they are now. Raises ``OSError``, ``ValueError``."""
+        assert self.controller is not None
+        host_nqn, subsystem = self.controller.host_nqn, self.controller.subsystem
+        host = subsystem.hosts.get(host_nqn)
+        if host is None or host.dhchap_key is None:
+            raise ValueError(f"{subsystem.nqn} has no key for {host_nqn}")
+        own = dhchap.parse_secret(host.dhchap_ctrlr_key.read()) if host.dhchap_ctrlr_key else None
+        return dhchap.Names(host_nqn, subsystem.nqn, dhchap.parse_secret(host.dhchap_key.read()), own)
+
+    def _authenticate(self, command: Command, message: bytes) -> Answer:
+        """Authentication Send and Receive. A host may do it again later; if that fails it is locked out."""
+        if self.auth is None:
+            return Answer(Sc.SEQUENCE_ERROR)
+        if command.cdw10 & ~0xFF != dhchap.SECURITY_FIELDS or command.cdw11 != command.sgl_length:
+            return Answer(Sc.INVALID_FIELD | nvme.DO_NOT_RETRY)
+        answer = Answer()
+        if command.fctype == Fabrics.AUTHENTICATION_SEND:
+            self.auth.send(message)
+        else:
+            answer = Answer(data=self.auth.receive())
+        if self.auth.completed:
+            self._authenticated = True
+        elif self.auth.state == "failure1":
+            self._authenticated = False
+        return answer
+
+    @property
+    def state(self) -> str:
+        """As SPDK calls it."""
+        return "authenticating" if self.auth and not self._authenticated else "enabled"
 
     # I/O
 

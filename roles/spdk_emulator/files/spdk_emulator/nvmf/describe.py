@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..nvme_tcp.auth import GROUPS, HASHES, Controller
 from .subsystem import FILTER_FIELDS, Host, Listener, Namespace, Subsystem
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ def describe_listener(subsystem: Subsystem, listener: Listener) -> dict[str, Any
             {"ana_group": group, "ana_state": state} for group, state in enumerate(listener.ana_states, 1)
         ]
     return answer
+
+
+def describe_authentication(auth: Controller) -> dict[str, Any]:
+    return {
+        "state": auth.state,
+        "digest": HASHES.get(auth.hash_id, "unknown"),
+        "dhgroup": GROUPS.get(auth.group, "unknown"),
+    }
 
 
 def describe_referral(referral: Referral) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """JSON-RPC methods of the NVMe-oF target.
 
 What the target cannot do is refused as by an SPDK without that feature: TLS (``psk``, ``secure_channel``), passthrough
-of commands to NVMe bdevs, NSSR, a second target. In-band authentication is bookkeeping only: a host with a key is
-turned away.
+of commands to NVMe bdevs, NSSR, a second target.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from ..jsonrpc.registry import STARTUP, Param, method
 from ..nvme_tcp.nvme import DISCOVERY_NQN
 from .describe import (
     ADMIN_PASSTHROUGH,
+    describe_authentication,
     describe_listener,
     describe_referral,
     describe_subsystem,
@@ -585,11 +585,12 @@ def nvmf_subsystem_get_qpairs(app: App, nqn: str) -> list[dict[str, Any]]:
         {
             "cntlid": controller.cntlid,
             "qid": qid,
-            "state": "enabled",
+            "state": queue.state,
             "thread": THREAD_NAME,
             "hostnqn": controller.host_nqn,
             "listen_address": queue.address._asdict(),
             "peer_address": queue.address._replace(traddr=queue.peer[0], trsvcid=queue.peer[1])._asdict(),
+            **({"auth": describe_authentication(queue.auth)} if queue.auth else {}),
         }
         for controller in _subsystem(app.nvmf, nqn).controllers.values()
         for qid, queue in sorted(controller.queues.items())
