@@ -12,8 +12,8 @@ from ..nvme_tcp.host import ConnectionTerminated, HostQueue, Request
 from ..nvme_tcp.nvme import Sc
 from ..nvme_tcp.pdu import ProtocolError
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds for the TCP connection and the answer to the ICReq, unless ``tcp_connect_timeout_ms`` says otherwise."""
+TIMEOUT = 10.0
+"""Seconds for a connection and for the answer to a command that is no I/O; ``tcp_connect_timeout_ms`` changes it."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ class Connection(asyncio.BufferedProtocol):
         depth: int,
         digests: tuple[bool, bool],
         on_lost: Callable[[str], None],
+        timeout: float = TIMEOUT,
     ) -> None:
         self.name = name
+        self.timeout = timeout
         self.queue = HostQueue(depth, self._schedule, self._is_ready, *digests)
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
@@ -75,17 +77,17 @@ class Connection(asyncio.BufferedProtocol):
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
 
-    async def open(self, trid: Trid, host: Host, timeout: float = CONNECT_TIMEOUT) -> None:
+    async def open(self, trid: Trid, host: Host) -> None:
         """Connect and agree about the connection. Raises ``OSError``."""
         local = (host.address or None, int(host.service or 0)) if host.address or host.service else None
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self.timeout):
                 await self._loop.create_connection(lambda: self, trid.traddr, int(trid.trsvcid), local_addr=local)
                 self.queue.open()
                 await self._ready
         except TimeoutError:
             self.close()
-            raise TimeoutError(f"{self.name}: no connection within {timeout:g} s") from None
+            raise TimeoutError(f"{self.name}: no connection within {self.timeout:g} s") from None
         except BaseException:
             self.close()
             raise
@@ -93,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
     async def call(self, what: str, opcode: int, nsid: int = 0, low: int = 0, high: int = 0, data: Any = b"") -> int:
         """One command, ``data`` (bytes to send, or a bytearray to be filled) as its data; returns its dwords 0 and 1.
 
-        Raises :class:`NvmeError`, which names ``what`` was done.
+        Raises :class:`NvmeError`, or ``OSError`` where there is no answer; both name ``what`` was done.
         """
         answer: asyncio.Future[int] = self._loop.create_future()
 
@@ -106,7 +108,11 @@ class Connection(asyncio.BufferedProtocol):
                 answer.set_result(value)
 
         self.submit(Request(opcode, nsid, low, high, [data] if data else [], len(data), done))
-        return await answer
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await answer
+        except TimeoutError:
+            raise TimeoutError(f"{self.name}: {what}: no answer within {self.timeout:g} s") from None
 
     def submit(self, request: Request) -> None:
         if self._ended:

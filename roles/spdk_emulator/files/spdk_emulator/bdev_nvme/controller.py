@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..nvme_tcp import nvme
 from ..nvme_tcp.host import MAX_TRANSFER, HostQueue, Request
 from ..nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Lid, Property, Sc
-from .connection import CONNECT_TIMEOUT, Connection, Host, NvmeError, Trid
+from .connection import TIMEOUT, Connection, Host, NvmeError, Trid
 from .options import ControllerOptions
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Controller:
         self._disconnect()
         admin = self._connection("admin queue", ADMIN_DEPTH)
         self._admin = admin
-        await admin.open(self.trid, self.host, self._connect_timeout())
+        await admin.open(self.trid, self.host)
         self.cntlid = await self._connect_queue(admin, 0, ADMIN_DEPTH, kato, nvme.DYNAMIC_CNTLID) & 0xFFFF
         await self._enable()
         page = bytearray(nvme.PAGE_SIZE)
@@ -205,11 +205,9 @@ class Controller:
         digests = (self.options.header_digest, self.options.data_digest)
         trid = self.trid
         name = f"{self.name} at {trid.traddr}:{trid.trsvcid}, {what}"
-        connection = Connection(name, depth, digests, lambda reason: self._lost(connection, reason))
+        timeout = self._settings["tcp_connect_timeout_ms"] / 1000 or TIMEOUT
+        connection = Connection(name, depth, digests, lambda reason: self._lost(connection, reason), timeout)
         return connection
-
-    def _connect_timeout(self) -> float:
-        return self._settings["tcp_connect_timeout_ms"] / 1000 or CONNECT_TIMEOUT
 
     async def _connect_queue(self, connection: Connection, qid: int, depth: int, kato: int, cntlid: int) -> int:
         """The fabrics command Connect (6.3)."""
@@ -444,7 +442,7 @@ class Controller:
                 async with asyncio.timeout(timeout):
                     await admin.call("Keep Alive", Admin.KEEP_ALIVE)
             except TimeoutError:
-                self._lost(admin, f"no answer to a keep alive within {timeout:g} s")
+                self._lost(admin, f"no answer to a keep alive within {min(timeout, admin.timeout):g} s")
             except NvmeError as error:
                 self._lost(admin, str(error))
 
@@ -469,7 +467,7 @@ class Controller:
 
     async def _connect_io(self, connection: Connection) -> None:
         try:
-            await connection.open(self.trid, self.host, self._connect_timeout())
+            await connection.open(self.trid, self.host)
             kato = self._settings["keep_alive_timeout_ms"]
             await self._connect_queue(connection, 1, IO_DEPTH, kato, self.cntlid)
         except (NvmeError, OSError) as error:
