@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("agreement with the recorded SPDK")
     for outcome in _outcomes.values():
         terminalreporter.write_line(str(outcome))
+    if "SPDK_PREFIX" in os.environ:
+        return
     BUILD.mkdir(exist_ok=True)
     path = BUILD / "conformance.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

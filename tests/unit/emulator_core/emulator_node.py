@@ -22,7 +22,9 @@ class Emulator:
     def __init__(self, path: Path, *arguments: str) -> None:
         self.path = path
         command = [sys.executable, "-m", "spdk_emulator", "-r", str(path), *arguments]
-        self.process = subprocess.Popen(command, cwd=FILES, stderr=subprocess.PIPE, text=True)
+        self._log = path.with_suffix(".log")
+        with self._log.open("wb") as log:  # a pipe that nobody reads would block it
+            self.process = subprocess.Popen(command, cwd=FILES, stderr=log)
 
     def connect(self) -> socket.socket:
         """A new connection, as soon as somebody listens."""
@@ -56,8 +58,15 @@ class Emulator:
         """The exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.communicate(timeout=SECONDS)
-        return self.process.returncode
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until it has ended; the exit status."""
+        return self.process.wait(SECONDS)
+
+    def log(self) -> str:
+        """What it has written to stderr."""
+        return self._log.read_text(encoding="utf-8")
 
 
 def ask(connection: socket.socket, request: bytes) -> Any:

@@ -30,7 +30,7 @@ def test_a_signal_ends_it_and_removes_its_files(start: Start, tmp_path: Path, nu
     emulator.call("spdk_get_version")
     assert (tmp_path / "pid").read_text(encoding="ascii") == f"{emulator.process.pid}\n"
     assert emulator.stop(number) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pid"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pid", "spdk.log"]
 
 
 def test_a_stale_socket_is_taken_over(start: Start) -> None:
@@ -45,9 +45,8 @@ def test_a_socket_that_somebody_serves_is_left_alone(start: Start) -> None:
     first = start()
     first.call("spdk_get_version")
     second = start()
-    _, log = second.process.communicate(timeout=SECONDS)
-    assert second.process.returncode == 1
-    assert f"RPC Unix domain socket path {first.path} in use" in log
+    assert second.wait() == 1
+    assert f"RPC Unix domain socket path {first.path} in use" in second.log()
     assert first.call("spdk_get_version")
 
 
@@ -97,9 +96,8 @@ def test_a_configuration_that_fails_ends_the_start(
     start: Start, tmp_path: Path, call: dict[str, Any], message: str
 ) -> None:
     emulator = start("--json", config(tmp_path, MALLOC, call))
-    _, log = emulator.process.communicate(timeout=SECONDS)
-    assert emulator.process.returncode == 1
-    assert message in log
+    assert emulator.wait() == 1
+    assert message in emulator.log()
 
 
 def test_errors_of_a_configuration_can_be_ignored(start: Start, tmp_path: Path) -> None:
@@ -130,8 +128,7 @@ def test_it_ends_itself_when_asked(start: Start) -> None:
     with emulator.connect() as connection:
         request = b'{"id":1,"method":"spdk_kill_instance","params":{"sig_name":"SIGTERM"}}'
         assert ask(connection, request)["result"] is True
-    emulator.process.communicate(timeout=SECONDS)
-    assert emulator.process.returncode == 0
+    assert emulator.wait() == 0
     assert not emulator.path.exists()
 
 
