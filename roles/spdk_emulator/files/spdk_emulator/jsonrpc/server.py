@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import registry
@@ -227,11 +228,12 @@ class Server:
         await self._listener.start_serving()
 
     async def close(self) -> None:
+        """Hang up and remove the files, also where somebody has removed them already."""
         if self._listener is not None:
             self._listener.close()
-            os.unlink(self.path)
+            Path(self.path).unlink(missing_ok=True)
         for connection in list(self.connections):
             connection.close()
         if self._lock is not None:
-            os.unlink(f"{self.path}.lock")
+            Path(f"{self.path}.lock").unlink(missing_ok=True)
             os.close(self._lock)
