@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,11 +203,16 @@ def test_ipu_killed_between_guest_and_storage_target(guest: Guest, image: Path, 
         with plugged(ipu, guest, "st1n1", slot=41) as (name, _size):
             write_verified(guest, name)
             wait_progress(guest, name)
+            target.pause()
+            guest.sh(f"until awk '$2 != 16 {{ exit 1 }}' /sys/block/{name}/inflight; do usleep 20000; done")
             ipu.kill()
+            target.resume()
             start()
             ipu.call("vhost_create_blk_controller", ctrlr="sma-41", dev_name="st1n1")
             wait_verified(guest)
             assert guest_checksum(guest, name) == checksum(image)
+        again = re.findall(r"(\d+) requests that a predecessor left are done again", ipu.log.read_text())
+        assert sum(map(int, again)) == 16
     finally:
         ipu.kill()
         target.kill()

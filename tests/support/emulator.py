@@ -81,6 +81,13 @@ class Emulator:
         """SIGKILL."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """SIGSTOP: it is there and does nothing, until :meth:`resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def _end(self, number: signal.Signals) -> int | None:
         if self._connection is not None:
             self._connection.close()
