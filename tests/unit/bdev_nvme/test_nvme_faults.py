@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
+import pytest
 from nvme_initiator import Initiator, Target, finished, initiator, io
 from spdk_emulator.bdev.models import Descriptor, Op, Status
 
@@ -117,6 +118,25 @@ def test_a_broken_path_hands_its_io_to_the_other(target: Callable[..., Target]) 
             await load.stop()
             assert not load.failed
             await load.verify()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_the_first_path_takes_over_again_unless_told_otherwise(target: Callable[..., Target], stay: bool) -> None:
+    async def work() -> None:
+        place = target(paths=2)
+        async with initiator() as node:
+            await node.call("bdev_nvme_set_options", disable_auto_failback=stay)
+            for port in place.ports:
+                await node.attach(port, **FOREVER)
+            first, second = node.app.nvme.groups["n"].controllers
+            bdev = node.app.nvme.bdev("nn1")
+            place.listen(place.ports[0], "nvmf_subsystem_remove_listener")
+            await node.until(lambda: bdev.path is second)
+            place.listen(place.ports[0])
+            await node.until(lambda: first.live)
+            assert bdev.path is (second if stay else first)
 
     asyncio.run(work())
 

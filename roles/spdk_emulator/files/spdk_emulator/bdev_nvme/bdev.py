@@ -75,9 +75,10 @@ class NvmeBdev(Bdev):
         super().__init__(name, namespace.block_size, namespace.num_blocks, namespace.uuid)
         self.nsid = namespace.nsid
         self.controllers = [controller]
-        self.policy = settings["multipath_opts"]["policy"]
-        self.selector = ROUND_ROBIN
-        self.min_io = 1
+        multipath = settings["multipath_opts"]
+        self.policy = multipath["policy"]
+        self.selector = multipath.get("selector", ROUND_ROBIN)
+        self.min_io = multipath.get("min_io", 1)
         self.write_granularity = namespace.write_granularity
         self.unmap_granularity = namespace.unmap_granularity
         oncs = controller.data["oncs"]
@@ -148,9 +149,8 @@ class NvmeBdev(Bdev):
             if controller.live and namespace is not None:
                 by_state.setdefault(namespace.ana, []).append(controller)
         usable = by_state.get(Ana.OPTIMIZED) or by_state.get(Ana.NON_OPTIMIZED) or []
-        # What is in use is kept, as long as nothing better has come (a path that is back does not take over at once).
-        current = self._path if self._path in usable else None
-        self._path = current or (usable[0] if usable else None)
+        if not (self._settings["disable_auto_failback"] and self._path in usable):
+            self._path = usable[0] if usable else None
         self._ring = usable if self.policy == ACTIVE_ACTIVE and len(usable) > 1 else []
         held, self._held = self._held, deque()
         for request in held:

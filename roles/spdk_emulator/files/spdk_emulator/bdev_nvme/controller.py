@@ -12,14 +12,17 @@ import logging
 import struct
 import uuid as uuid_module
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..nvme_tcp import nvme
+from ..nvme_tcp import auth, nvme
 from ..nvme_tcp.host import MAX_TRANSFER, HostQueue, Request
 from ..nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Lid, Property, Sc
 from .connection import TIMEOUT, Connection, Host, NvmeError, Trid
 from .options import ControllerOptions
+
+if TYPE_CHECKING:
+    from ..framework.keyring import Key
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +136,8 @@ class Controller:
         self._recovery: asyncio.Task[Any] | None = None
         self._reset_waiters: list[asyncio.Future[bool]] = []
         self._fast_fail: asyncio.TimerHandle | None = None
+        self._keys: list[Key] = []
+        self.set_keys(options.dhchap_key, options.dhchap_ctrlr_key)
 
     @property
     def trid(self) -> Trid:
@@ -168,6 +173,7 @@ class Controller:
             await self._connect()
         except BaseException:
             self._disconnect()
+            self.set_keys(None, None)
             raise
         self._enabled()
 
@@ -218,7 +224,64 @@ class Controller:
             hostnqn=self.host.nqn.encode(),
         )
         low = qid << 16 | depth << 32
-        return await connection.call("Connect", nvme.FABRICS_OPCODE, Fabrics.CONNECT, low, kato, data)
+        value = await connection.call("Connect", nvme.FABRICS_OPCODE, Fabrics.CONNECT, low, kato, data)
+        if value & nvme.AUTHENTICATION_REQUIRED or self.options.dhchap_ctrlr_key:
+            await self._authenticate(connection)
+        return value
+
+    # Authentication
+
+    def set_keys(self, key: Key | None, ctrlr_key: Key | None) -> None:
+        """Hold these keys for the connections to come and let go of the former ones."""
+        held = [each.take() for each in (key, ctrlr_key) if each]
+        for former in self._keys:
+            former.put()
+        self._keys = held
+        self.options = replace(self.options, dhchap_key=key, dhchap_ctrlr_key=ctrlr_key)
+
+    async def authenticate(self) -> None:
+        """Once more, on the connections that there are. Raises ``OSError`` or :class:`NvmeError`."""
+        for connection in (self._admin, self._io):
+            if connection is not None:
+                await self._authenticate(connection)
+
+    async def _authenticate(self, connection: Connection) -> None:
+        """DH-HMAC-CHAP on one queue. Raises ``OSError``, also where one side does not believe the other."""
+        key, ctrlr_key = self.options.dhchap_key, self.options.dhchap_ctrlr_key
+        if key is None:
+            raise NvmeError(f"{connection.name}: Connect without a key", Sc.AUTHENTICATION_REQUIRED)
+        settings = self._settings
+
+        async def send(message: bytes) -> None:
+            low = auth.SECURITY_FIELDS | len(message) << 32
+            opcode, kind = nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_SEND
+            await connection.call("Authentication Send", opcode, kind, low, data=message)
+
+        async def receive() -> bytes:
+            answer = bytearray(auth.MESSAGE_LIMIT)
+            low = auth.SECURITY_FIELDS | len(answer) << 32
+            opcode, kind = nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_RECV
+            await connection.call("Authentication Receive", opcode, kind, low, data=answer)
+            return bytes(answer)
+
+        try:
+            own = auth.parse_secret(ctrlr_key.read()) if ctrlr_key else None
+            names = auth.Names(self.host.nqn, self.trid.subnqn, auth.parse_secret(key.read()), own)
+        except ValueError as error:
+            raise OSError(errno.EKEYREJECTED, f"{connection.name}: {error}") from None
+        host = auth.Host(names, settings["dhchap_digests"], settings["dhchap_dhgroups"])
+        try:
+            await send(host.negotiate())
+            await send(host.reply(await receive()))
+            last = host.finish(await receive())
+        except auth.AuthError as error:
+            if not error.by_peer:
+                await send(host.failure(error))
+            raise OSError(errno.EACCES, f"{connection.name}: authentication failed: {error}") from None
+        if last is not None:
+            await send(last)
+
+    # Properties
 
     async def _get_property(self, offset: int, eight_bytes: bool = False) -> int:
         low = eight_bytes | offset << 32
@@ -606,3 +669,4 @@ class Controller:
             except (NvmeError, OSError, TimeoutError) as error:
                 log.info("%s: no orderly shutdown: %s", self.name, error)
         self._disconnect()
+        self.set_keys(None, None)

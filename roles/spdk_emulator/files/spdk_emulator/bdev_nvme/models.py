@@ -354,6 +354,10 @@ def _attach_call(group: Group, controller: Controller, trid: Trid) -> dict[str, 
         params["hostaddr"] = host.address
     if host.service:
         params["hostsvcid"] = host.service
+    if options.dhchap_key:
+        params["dhchap_key"] = options.dhchap_key.name
+    if options.dhchap_ctrlr_key:
+        params["dhchap_ctrlr_key"] = options.dhchap_ctrlr_key.name
     return {"method": "bdev_nvme_attach_controller", "params": params}
 
 

@@ -6,7 +6,10 @@ import copy
 import errno
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..framework.keyring import Key
 
 DEFAULTS: dict[str, Any] = {
     "action_on_timeout": "none",
@@ -87,6 +90,10 @@ class ControllerOptions:
     data_digest: bool = False
     multipath: bool = True
     from_discovery: bool = False
+    dhchap_key: Key | None = None
+    """With it this host proves who it is, where the controller wants to know."""
+    dhchap_ctrlr_key: Key | None = None
+    """With it the controller has to prove who it is, too."""
 
     def check(self) -> None:
         check_timeouts(self.loss_timeout, self.reconnect_delay, self.fast_io_fail_timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ from .options import ControllerOptions
 
 if TYPE_CHECKING:
     from ..app import App
+    from ..framework.keyring import Key
+
+log = logging.getLogger(__name__)
 
 _THREAD = "app_thread"
 _MAX_QUEUES = 65536
@@ -203,13 +207,14 @@ async def bdev_nvme_attach_controller(app: App, name: str, max_bdevs: int, **giv
     queues = given["num_io_queues"]
     if queues == 0 or queues > _MAX_QUEUES:
         raise _failed(errno.EINVAL, f"num_io_queues out of bounds, min: 1 max: {_MAX_QUEUES}")
+    _refuse_tls(app, given)
     options = ControllerOptions(
         **_timeouts(app, given),
         header_digest=given["hdgst"],
         data_digest=given["ddgst"],
         multipath=given["multipath"] == "multipath",
+        **_keys(app, given),
     )
-    _refuse_secrets(app, given)
     names = await app.nvme.attach(name, trid, host, options)
     if given["multipath_opts"] is not None:
         _set_policies(app.nvme.groups[name], given["multipath_opts"])
@@ -239,13 +244,52 @@ def _check_second_path(group: Group, trid: Trid, host: Any, given: dict[str, Any
         raise _failed(errno.EINVAL, text)
 
 
-def _refuse_secrets(app: App, given: dict[str, Any]) -> None:
-    """Neither authentication nor TLS is here: connecting without what was asked for would be worse than refusing."""
-    for parameter in ("psk", "dhchap_key", "dhchap_ctrlr_key"):
-        if given[parameter] is not None:
-            if app.framework.keyring.find(given[parameter]) is None:
-                raise RpcError.from_errno(errno.ENOKEY)
-            raise RpcError.from_errno(errno.EOPNOTSUPP)
+def _keys(app: App, given: dict[str, Any]) -> dict[str, Key | None]:
+    """The keys of a controller. One for it needs one for us."""
+    keys = {}
+    for parameter in ("dhchap_key", "dhchap_ctrlr_key"):
+        name = given[parameter]
+        keys[parameter] = app.framework.keyring.find(name) if name is not None else None
+        if name is not None and keys[parameter] is None:
+            raise RpcError.from_errno(errno.ENOKEY)
+    if keys["dhchap_ctrlr_key"] and not keys["dhchap_key"]:
+        raise RpcError.from_errno(errno.EINVAL)
+    return keys
+
+
+def _refuse_tls(app: App, given: dict[str, Any]) -> None:
+    """TLS is not here: connecting without what was asked for would be worse than refusing."""
+    if given["psk"] is not None:
+        if app.framework.keyring.find(given["psk"]) is None:
+            raise RpcError.from_errno(errno.ENOKEY)
+        raise RpcError.from_errno(errno.EOPNOTSUPP)
+
+
+@method(
+    "bdev_nvme_set_keys",
+    params={
+        "name": Param(string, required=True),
+        "dhchap_key": Param(string),
+        "dhchap_ctrlr_key": Param(string),
+    },
+)
+async def bdev_nvme_set_keys(app: App, name: str, **given: Any) -> bool:
+    """Other keys for the connections to come; the ones that there are prove them at once."""
+    group = app.nvme.groups.get(name)
+    if group is None:
+        raise RpcError.from_errno(errno.ENODEV)
+    keys = _keys(app, given)
+    for controller in list(group.controllers):
+        former = (controller.options.dhchap_key, controller.options.dhchap_ctrlr_key)
+        controller.set_keys(keys["dhchap_key"], keys["dhchap_ctrlr_key"])
+        try:
+            if controller.live and controller.options.dhchap_key:
+                await controller.authenticate()
+        except (NvmeError, OSError) as error:
+            log.error("%s", error)
+            controller.set_keys(*former)
+            raise RpcError.from_errno(errno.EACCES) from None
+    return True
 
 
 def _set_policies(group: Group, given: dict[str, Any]) -> None:
