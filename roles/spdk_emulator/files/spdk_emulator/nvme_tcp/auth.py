@@ -27,6 +27,8 @@ GROUPS = {0: "null", 1: "ffdhe2048", 2: "ffdhe3072", 3: "ffdhe4096", 4: "ffdhe61
 SECP_NVME = 0xE9
 """Security protocol and, in the two bytes below it, its specific field in Authentication Send and Receive."""
 SECURITY_FIELDS = SECP_NVME << 24 | 0x0101 << 8
+MESSAGE_LIMIT = 2048
+"""Bytes; no message is longer."""
 
 _PRIMES = {1: (2048, 560316), 2: (3072, 2625351), 3: (4096, 5736041), 4: (6144, 15705020), 5: (8192, 10965728)}
 """Bits, and the constant that the definition adds so that the number is a safe prime."""
@@ -38,8 +40,8 @@ _GROUP_ORDER = (2, 1, 3, 4, 5, 0)
 
 _COMMON, _DHCHAP = 0x00, 0x01
 _NEGOTIATE, _CHALLENGE, _REPLY, _SUCCESS1, _SUCCESS2 = 0x00, 0x01, 0x02, 0x03, 0x04
-_FAILURE1, _FAILURE2 = 0xF0, 0xF1
-FAILED, PROTOCOL_UNUSABLE, HASH_UNUSABLE, GROUP_UNUSABLE = 0x01, 0x03, 0x04, 0x05
+_FAILURE1, _FAILURE2 = 0xF1, 0xF0
+FAILED, PROTOCOL_UNUSABLE, CONCATENATION_MISMATCH, HASH_UNUSABLE, GROUP_UNUSABLE = 0x01, 0x02, 0x03, 0x04, 0x05
 INCORRECT_PAYLOAD, INCORRECT_MESSAGE = 0x06, 0x07
 """Explanations of a failure."""
 
@@ -53,11 +55,15 @@ _FAILURE = struct.Struct("<BBHHBB")
 
 
 class AuthError(Exception):
-    """The other side did not prove itself, or did not speak the protocol; ``reason`` explains it to the peer."""
+    """The other side did not prove itself, or did not speak the protocol; ``reason`` explains it to the peer.
 
-    def __init__(self, reason: int, text: str) -> None:
+    ``by_peer``: it was the other side that said so; it need not be told.
+    """
+
+    def __init__(self, reason: int, text: str, by_peer: bool = False) -> None:
         super().__init__(text)
         self.reason = reason
+        self.by_peer = by_peer
 
 
 class Secret(NamedTuple):
@@ -244,7 +250,7 @@ class Controller:
         if len(message) < _NEGOTIATE_HEADER.size + count * _DESCRIPTOR.size:
             raise AuthError(INCORRECT_PAYLOAD, "descriptors are missing")
         if secure:
-            raise AuthError(PROTOCOL_UNUSABLE, "there is no secure channel")
+            raise AuthError(CONCATENATION_MISMATCH, "there is no secure channel")
         for index in range(count):
             offset = _NEGOTIATE_HEADER.size + index * _DESCRIPTOR.size
             protocol, hash_count, group_count, hashes, groups = _DESCRIPTOR.unpack_from(message, offset)
@@ -366,7 +372,7 @@ class Host:
 
     def _check(self, message: bytes, kind: int, size: int) -> None:
         if len(message) >= _FAILURE.size and message[1] == _FAILURE1:
-            raise AuthError(message[7], f"the controller refuses: reason {message[7]}")
+            raise AuthError(message[7], f"the controller refuses: reason {message[7]}", by_peer=True)
         if len(message) < size or (message[0], message[1]) != (_DHCHAP, kind):
             raise AuthError(INCORRECT_MESSAGE, "not the message that was expected")
         if _HEADER.unpack_from(message)[3] != self._tid:
