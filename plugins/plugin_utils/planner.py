@@ -579,7 +579,8 @@ class _Planner:
                 for step in self.steps[planned:]:
                     if step.stage == "unplug":
                         self.freed[step.node].add(step.arguments["physical_id"])
-        self.steps.sort(key=lambda step: STAGES.index(step.stage))
+        listed = {disk.name: index for index, disk in enumerate(self.disks)}
+        self.steps.sort(key=lambda step: (STAGES.index(step.stage), listed.get(step.disk or "", -1)))
 
     def _slot_wish(self, disk: Disk) -> int | None:
         """The slot that the item names, or the one that the disk has."""
@@ -1132,7 +1133,13 @@ def _text(
         for (_stage, node, action, kind), names in groups.items()
     ]
     lines += [f"not converged: {problem['message']}" for problem in problems]
-    lines += [f"left alone, not in the list: {item['kind']} {item['name']} on {item['node']}" for item in unmanaged]
+    others: dict[tuple[str, str], list[str]] = {}
+    for item in unmanaged:
+        others.setdefault((item["node"], item["kind"]), []).append(item["name"])
+    lines += [
+        f"{node}: left alone, not in the list: {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
+        for (node, kind), names in others.items()
+    ]
     return lines
 
 

@@ -250,7 +250,7 @@ def test_what_is_not_in_the_list_is_left_alone_and_reported() -> None:
         {"node": "st1", "kind": "volume", "name": "a"},
         {"node": "ipu1", "kind": "device", "name": "sma-0 (a)"},
     ]
-    assert "left alone, not in the list: volume a on st1" in planned["text"]
+    assert "st1: left alone, not in the list: 1 volume: a" in planned["text"]
 
 
 def test_a_device_whose_bdev_is_gone_keeps_its_slot_and_is_reported() -> None:
