@@ -503,7 +503,7 @@ def test_a_disk_that_did_not_come_off_keeps_what_is_behind_it() -> None:
 
     everything = planner.after_unplug(planned, {"ipu1": [gone, {**there, "state": "absent"}]}, {})
     assert everything["stuck"] == []
-    assert [bdev["name"] for bdev in everything["nodes"]["st1"]["bdevs"]] == ["a", "b", "e", "d"]
+    assert [bdev["name"] for bdev in everything["nodes"]["st1"]["bdevs"]] == ["a", "b", "d", "e"]
     assert "unplug" not in everything["nodes"]["ipu1"]
 
     one = planner.after_unplug(planned, {"ipu1": [gone, there]}, {})
