@@ -62,6 +62,7 @@ class ScriptedController:
     def __init__(self) -> None:
         self.memory = bytearray(BLOCKS * 512)
         self.on_io: Callable[[Queue, nvme.Command], bool] = lambda queue, command: False
+        self.on_abort: Callable[[int], None] = lambda cid: None
         self.deaf = False
         """Answer nothing at all."""
         self.connections = 0
@@ -120,6 +121,9 @@ class ScriptedController:
             queue.give(command, self._identify(command.cdw10))
         elif command.opcode == Admin.GET_FEATURES and command.cdw10 == Feature.KEEP_ALIVE_TIMER:
             queue.complete(command, value=self.keep_alive)
+        elif command.opcode == Admin.ABORT:
+            self.on_abort(command.cdw10 >> 16)
+            queue.complete(command)
         elif command.opcode != Admin.ASYNC_EVENT_REQUEST:
             queue.complete(command)
 

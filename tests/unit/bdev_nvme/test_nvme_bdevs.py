@@ -123,6 +123,31 @@ def test_io_moves_to_the_other_path_with_its_access_state(target: Callable[..., 
     asyncio.run(work())
 
 
+def test_io_waits_for_an_inaccessible_namespace_as_long_as_the_target_says(target: Callable[..., Target]) -> None:
+    async def work() -> None:
+        place = target()
+        async with initiator() as node:
+            await node.attach(place.port)
+            disk, bdev = node.open("nn1"), node.app.nvme.bdev("nn1")
+
+            async def become(state: str) -> None:
+                place.listen(place.port, "nvmf_subsystem_listener_set_ana_state", ana_state=state)
+                await node.until(lambda: bdev.namespace(bdev.controllers[0]).ana.name.lower() == state)
+
+            await become("inaccessible")
+            reading = io(disk, Op.READ, 0, bytearray(4096))
+            assert await finished(io(disk, Op.FLUSH, 0, 0)) == 0
+            assert not reading.done()
+            await become("optimized")
+            assert await finished(reading) == 0
+            # The target's word for how long a change may take is over: nothing is left to wait for.
+            bdev.controllers[0].data["anatt"] = 0
+            await become("inaccessible")
+            assert await finished(io(disk, Op.READ, 0, bytearray(4096))) == Status.INTERNAL_ERROR
+
+    asyncio.run(work())
+
+
 def test_active_active_uses_both_paths(target: Callable[..., Target]) -> None:
     async def work() -> None:
         place = target(paths=2)

@@ -171,3 +171,26 @@ def test_writes_of_every_size_arrive(capsule: int = 4096) -> None:
                 assert controller.memory[1024 : 1024 + size] == data
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("action", ["reset", "abort"])
+def test_io_that_takes_too_long_is_dealt_with_as_the_options_say(action: str) -> None:
+    async def work() -> None:
+        async with scripted() as (controller, port), initiator() as node:
+            await node.call("bdev_nvme_set_options", timeout_us=200_000, action_on_timeout=action)
+            await node.attach(port, **FOREVER)
+            disk = node.open("nn1")
+            kept: list[tuple[Queue, nvme.Command]] = []
+
+            def give_up(cid: int) -> None:
+                [(queue, command)] = kept
+                assert command.cid == cid
+                queue.complete(command, Sc.ABORTED_BY_REQUEST)
+
+            controller.on_abort = give_up
+            controller.on_io = once(lambda queue, command: kept.append((queue, command)))
+            status = await finished(io(disk, Op.READ, 0, bytearray(512)))
+            # Aborted I/O is not tried again; after a reset it is.
+            assert status == (Sc.ABORTED_BY_REQUEST if action == "abort" else 0)
+
+    asyncio.run(work())

@@ -174,7 +174,7 @@ class NvmeBdev(Bdev):
                 queue.submit(request)
             else:
                 controller.submit(request)
-        elif self.controllers and any(each.hopeful for each in self.controllers) and not self.removing:
+        elif not self.removing and any(each.may_serve(self.nsid) for each in self.controllers):
             self._held.append(request)
         else:
             request.context.complete(Status.ABORTED if self.removing else Status.INTERNAL_ERROR)

@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 ADMIN_DEPTH = 31
 """Commands at a time; the queue has one entry more (3.3.1.2)."""
 IO_DEPTH = 127
-EVENT_REQUESTS = 4
+IO_QUEUE = 1
+"""The identifier of the only I/O queue."""
+TIMEOUT_STEPS = 8
+"""How exactly ``timeout_us`` is kept: to this part of it."""
 EVENT_LIMIT = 8
 SHUTDOWN_TIMEOUT = 5.0
 READY_POLL = 0.01
@@ -71,6 +74,12 @@ class Namespace:
     write_granularity: tuple[int, int, int]
     unmap_granularity: tuple[int, int]
     ana: Ana = Ana.OPTIMIZED
+    ana_deadline: float | None = None
+    """Until when (loop time) it is worth waiting for a better access state; None: the state is good."""
+
+    @property
+    def usable(self) -> bool:
+        return self.ana in (Ana.OPTIMIZED, Ana.NON_OPTIMIZED)
 
 
 class Owner(Protocol):
@@ -146,11 +155,6 @@ class Controller:
     @property
     def is_discovery(self) -> bool:
         return self.trid.subnqn == nvme.DISCOVERY_NQN
-
-    @property
-    def hopeful(self) -> bool:
-        """I/O goes through, or is worth waiting for."""
-        return self.live or not self.io_fails
 
     @property
     def admin(self) -> Connection:
@@ -433,11 +437,30 @@ class Controller:
             count = min(count, (len(page) - position) // 4)
             for nsid in struct.unpack_from(f"<{count}I", page, position):
                 if nsid in self.namespaces:
-                    try:
-                        self.namespaces[nsid].ana = Ana(state & 0xF)
-                    except ValueError:
-                        self.namespaces[nsid].ana = Ana.INACCESSIBLE
+                    self._set_ana(self.namespaces[nsid], state & 0xF)
             position += 4 * count
+
+    def _set_ana(self, namespace: Namespace, state: int) -> None:
+        """An access state that is not good may last for ANATT seconds, a persistent loss lasts (8.1.2.8)."""
+        try:
+            namespace.ana = Ana(state)
+        except ValueError:
+            namespace.ana = Ana.INACCESSIBLE
+        if namespace.usable:
+            namespace.ana_deadline = None
+        elif namespace.ana_deadline is None:
+            loop = asyncio.get_running_loop()
+            patience = 0 if namespace.ana == Ana.PERSISTENT_LOSS else self.data["anatt"]
+            namespace.ana_deadline = loop.time() + patience
+            loop.call_at(namespace.ana_deadline, self.owner.state_changed, self)
+
+    def may_serve(self, nsid: int) -> bool:
+        """I/O to this namespace goes through here, or may do so soon."""
+        if not self.live:
+            return not self.io_fails
+        namespace = self.namespaces.get(nsid)
+        deadline = namespace.ana_deadline if namespace is not None else 0.0
+        return deadline is None or deadline > asyncio.get_running_loop().time()
 
     # Asynchronous events
 
@@ -532,7 +555,7 @@ class Controller:
         try:
             await connection.open(self.trid, self.host)
             kato = self._settings["keep_alive_timeout_ms"]
-            await self._connect_queue(connection, 1, IO_DEPTH, kato, self.cntlid)
+            await self._connect_queue(connection, IO_QUEUE, IO_DEPTH, kato, self.cntlid)
         except (NvmeError, OSError) as error:
             self._lost(connection, str(error))
             return
@@ -542,9 +565,42 @@ class Controller:
         capsule = self.data["ioccsz"] * 16 - 64
         connection.queue.in_capsule = max(capsule, 0) if not self.data["icdoff"] else 0
         self.queue = connection.queue
+        if self._settings["timeout_us"]:
+            self._run(self._watch(connection, self._settings["timeout_us"] / 1_000_000))
         held, self._held = self._held, []
         for request in held:
             self.queue.submit(request)
+
+    async def _watch(self, connection: Connection, timeout: float) -> None:
+        """Do what ``action_on_timeout`` says with I/O that takes longer than ``timeout_us``."""
+        action = self._settings["action_on_timeout"]
+        known: dict[int, tuple[Request, int]] = {}
+        while connection is self._io:
+            await asyncio.sleep(timeout / TIMEOUT_STEPS)
+            last, known = known, {}
+            for cid, request in connection.queue.in_flight().items():
+                before, age = last.get(cid, (request, 0))
+                known[cid] = (request, age + 1 if before is request else 0)
+            late = [cid for cid, (_, age) in known.items() if age == TIMEOUT_STEPS]
+            if not late:
+                continue
+            log.warning("%s: no answer to %d commands within %g s", connection.name, len(late), timeout)
+            if action == "reset":
+                self._lost(connection, "commands are not answered in time")
+                return
+            if action == "abort":
+                await self._abort(late)
+
+    async def _abort(self, cids: list[int]) -> None:
+        """Ask the controller to give up commands of the I/O queue (5.1); where it cannot, reset it."""
+        try:
+            for cid in cids:
+                if await self.admin.call(f"Abort {cid}", Admin.ABORT, low=IO_QUEUE | cid << 16) & 1:
+                    raise NvmeError(f"{self.name}: Abort {cid}", Sc.ABORTED_BY_REQUEST)
+        except (NvmeError, OSError) as error:
+            log.warning("%s; the controller is reset", error)
+            if self.live:
+                self._recover()
 
     # A connection breaks
 

@@ -15,7 +15,7 @@ from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Admin, Lid
 from .bdev import ACTIVE_ACTIVE, ACTIVE_PASSIVE, QUEUE_DEPTH, ROUND_ROBIN, NvmeBdev
 from .connection import NvmeError, Trid
-from .controller import Ana, Controller
+from .controller import Controller
 from .discovery import Discovery
 from .models import Group
 from .options import ControllerOptions
@@ -455,7 +455,7 @@ def _describe_io_path(bdev: NvmeBdev, controller: Controller) -> dict[str, Any]:
         "cntlid": controller.cntlid,
         "current": controller is bdev.path,
         "connected": controller.live,
-        "accessible": namespace is not None and namespace.ana in (Ana.OPTIMIZED, Ana.NON_OPTIMIZED),
+        "accessible": namespace is not None and namespace.usable,
         "transport": transport,
     }
 

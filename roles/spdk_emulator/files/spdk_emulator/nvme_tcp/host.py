@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .nvme import FABRICS_OPCODE, SGL_IN_CAPSULE, SGL_TRANSPORT, SQE_FLAGS, Completion, Sc
+from .nvme import FABRICS_OPCODE, SGL_IN_CAPSULE, SGL_TRANSPORT, SQE_FLAGS, Completion, Fabrics, Sc
 from .pdu import (
     CONTROLLER,
     HOST,
@@ -89,6 +89,11 @@ class Request:
         self.damaged = False
 
     @property
+    def may_fall_short(self) -> bool:
+        """An authentication message may be shorter than the room for it; other data comes and goes as a whole."""
+        return self.opcode == FABRICS_OPCODE and self.nsid == Fabrics.AUTHENTICATION_RECV
+
+    @property
     def direction(self) -> int:
         """TO_CONTROLLER, FROM_CONTROLLER or 0, as the opcode says (NVMe base specification, 3.3.3.1)."""
         return (self.nsid if self.opcode == FABRICS_OPCODE else self.opcode) & 3
@@ -155,6 +160,10 @@ class HostQueue:
     def outstanding(self) -> int:
         """Commands with the controller."""
         return self.depth - len(self._free)
+
+    def in_flight(self) -> dict[int, Request]:
+        """The commands with the controller, by identifier."""
+        return {cid: request for cid, request in enumerate(self._sent) if request is not None}
 
     # To the controller
 
@@ -370,7 +379,7 @@ class HostQueue:
             raise _refused(Fes.INVALID_HEADER_FIELD, 8, f"completion of command {cid}, which was not sent")
         self._sent[cid] = None
         self._free.append(cid)
-        if not status and request.length and (request.damaged or request.moved != request.length):
+        if not status and (request.damaged or request.moved != request.length and not request.may_fall_short):
             # The data did not come or go as a whole: what the controller calls a success is none.
             status = Sc.TRANSIENT_TRANSPORT_ERROR
         request.done(request, status, value)
