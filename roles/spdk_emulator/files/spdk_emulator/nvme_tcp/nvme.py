@@ -166,6 +166,8 @@ SGL_IN_CAPSULE = 0x01
 SGL_TRANSPORT = 0x5A
 """SGL identifier byte: transport data block: the transport moves the data."""
 
+AUTHENTICATION_REQUIRED = 1 << 17
+"""AUTHREQ.ATR in dword 0 of Connect's completion."""
 NAMESPACE_LIST_LIMIT = 1024
 
 _SQE = struct.Struct("<BBHI8xQQI3xB6I")

@@ -55,8 +55,6 @@ ADMIN_IN_CAPSULE_LIMIT = 8192
 C2H_DATA_LIMIT = 131072
 WRITE_LIMIT = 4 << 20
 """Bytes of answers that may wait for a host that does not read them before its next commands have to wait, too."""
-AUTHENTICATION_REQUIRED = 1 << 17
-"""AUTHREQ.ATR in dword 0 of Connect's completion."""
 
 _PLEN_OFFSET = 4
 _SGL_ADDRESS_OFFSET = 32
@@ -439,7 +437,7 @@ class Connection(asyncio.Protocol):
         if host and host.dhchap_key:
             config = self.target.config
             self.auth = dhchap.Controller(self._keys, config.dhchap_digests, config.dhchap_dhgroups)
-        return Answer(value=self.controller.cntlid | (AUTHENTICATION_REQUIRED if self.auth else 0))
+        return Answer(value=self.controller.cntlid | (nvme.AUTHENTICATION_REQUIRED if self.auth else 0))
 
     # Authentication
 
