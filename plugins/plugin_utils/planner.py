@@ -491,6 +491,11 @@ class _Ipu:
             {bdev["name"]: bdev for bdev in state["bdevs"]},
         )
 
+    def remembered(self, controller: str) -> dict[int, str]:
+        """NSID → UUID of a controller's bdevs."""
+        matches = [(re.fullmatch(re.escape(controller) + "n([0-9]+)", name), bdev) for name, bdev in self.bdevs.items()]
+        return {int(match[1]): bdev["uuid"] for match, bdev in matches if match}
+
     def physical_id(self, bdev: str) -> int | None:
         return next((physical_id for physical_id, behind in sorted(self.devices.items()) if behind == bdev), None)
 
@@ -775,9 +780,17 @@ class _Planner:
         self._release(disk, nqn, nsid)
 
     def _free_nsid(self, disk: Disk) -> int:
-        """The lowest NSID that nobody has. One released in this run is not free yet: its serial may still be seen."""
+        """The NSID by which the IPU still knows this volume, or else the lowest that nobody has.
+
+        A storage target that was started anew may have lost its namespaces while the IPU waits for them: under their
+        old NSIDs its devices go on where they were. One released in this run is not free yet: its serial may be seen.
+        """
         taken = self.nsids.setdefault(disk.nqn, set())
-        nsid = next(number for number in range(1, len(taken) + 2) if number not in taken)
+        remembered = self.ipus[disk.ipu].remembered(disk.target)
+        used = taken | remembered.keys()
+        lowest = next(number for number in range(1, len(used) + 2) if number not in used)
+        known = [number for number, uuid in remembered.items() if uuid == disk.uuid and number not in taken]
+        nsid = known[0] if known else lowest
         if nsid > MAX_NAMESPACES:
             raise _Refused(
                 disk.target, f"{disk.nqn} has all of its {MAX_NAMESPACES} namespaces; make some disks absent."
@@ -1039,14 +1052,16 @@ def plan(
     }
     unmanaged = planner.unmanaged()
     steps = [asdict(step) for step in planner.steps]
+    listed = [disk.name for disk in valid]
+    problems = sorted(planner.problems, key=lambda problem: listed.index(problem["disk"]))
     return {
         "steps": steps,
         "nodes": module_arguments(steps),
         "disks": results,
         "unmanaged": unmanaged,
-        "problems": planner.problems,
+        "problems": problems,
         "summary": summary,
-        "text": _text(planner.steps, summary, planner.problems, unmanaged),
+        "text": _text(planner.steps, summary, problems, unmanaged),
     }
 
 

@@ -444,6 +444,18 @@ def test_a_target_that_lost_its_volumes_gets_them_again_for_the_same_devices() -
     assert [result["physical_id"] for result in planned["disks"]] == [0, 1]
 
 
+def test_a_target_that_came_back_empty_gets_its_namespaces_under_the_nsids_that_the_ipu_remembers() -> None:
+    world = World(nodes())
+    converge(world, [disk("a"), disk("b"), disk("c")])
+    observed = world.observed()
+    observed["st1"]["bdevs"] = []
+    observed["st1"]["subsystems"] = []
+    planned = planner.plan([disk("new"), disk("c"), disk("b")], world.inventory, observed)
+    assert [result["nsid"] for result in planned["disks"]] == [4, 3, 2], "1 is still a's"
+    assert [result["physical_id"] for result in planned["disks"]] == [3, 2, 1]
+    assert [step["disk"] for step in planned["steps"] if step["stage"] == "attach"] == ["new"]
+
+
 def test_a_disk_moves_to_another_host() -> None:
     world = World(nodes(hosts=2))
     converge(world, [disk("a", host="host1"), disk("b", host="host1")])
