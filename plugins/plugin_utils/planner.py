@@ -1017,7 +1017,11 @@ class _Planner:
                 ) in uuids
                 if not ours:
                     devices.append(
-                        {"node": ipu, "kind": "device", "name": f"sma-{slot} ({names.get(behind or '', behind)})"}
+                        {
+                            "node": ipu,
+                            "kind": "device",
+                            "name": f"sma-{slot} ({names.get(behind or '', behind) or 'its bdev is gone'})",
+                        }
                     )
         return volumes + devices
 

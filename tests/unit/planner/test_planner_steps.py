@@ -260,7 +260,7 @@ def test_a_device_whose_bdev_is_gone_keeps_its_slot_and_is_reported() -> None:
     planned = planner.plan([disk(), disk("b", physical_id=0)], world.inventory, observed)
     assert planned["disks"][0]["physical_id"] == 1
     assert "taken by sma-0, whose bdev is gone" in planned["problems"][0]["message"]
-    assert planned["unmanaged"] == [{"node": "ipu1", "kind": "device", "name": "sma-0 (None)"}]
+    assert planned["unmanaged"] == [{"node": "ipu1", "kind": "device", "name": "sma-0 (its bdev is gone)"}]
 
 
 def test_the_nsid_is_kept_and_new_ones_are_the_lowest_free() -> None:
