@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 
 import pytest
-from nvme_initiator import finished, initiator, io
+from nvme_initiator import SECONDS, finished, initiator, io
 from nvme_scripted import Queue, scripted
-from spdk_emulator.bdev.models import Op
+from spdk_emulator.bdev.models import Op, Status
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.nvme import DO_NOT_RETRY, Sc
 from spdk_emulator.nvme_tcp.pdu import CONTROLLER, R2T, C2HData, CapsuleResp, Fes, TermReq
@@ -192,5 +192,28 @@ def test_io_that_takes_too_long_is_dealt_with_as_the_options_say(action: str) ->
             status = await finished(io(disk, Op.READ, 0, bytearray(512)))
             # Aborted I/O is not tried again; after a reset it is.
             assert status == (Sc.ABORTED_BY_REQUEST if action == "abort" else 0)
+
+    asyncio.run(work())
+
+
+def test_a_detach_ends_the_io_that_is_not_answered() -> None:
+    """And nobody waits for it any more: neither who did it nor the examination that the next attach waits for."""
+
+    async def work() -> None:
+        async with scripted() as (controller, port), initiator() as node:
+            controller.on_io = lambda queue, command: True
+            first = asyncio.ensure_future(node.attach(port))
+            await node.until(lambda: controller.io_commands)
+            reading = io(node.open("nn1"), Op.READ, 0, bytearray(512))
+            await node.call("bdev_nvme_detach_controller", name="n")
+            assert await finished(reading) == Status.ABORTED
+            async with asyncio.timeout(SECONDS):
+                await first
+            connections = controller.connections
+            controller.on_io = lambda queue, command: False
+            async with asyncio.timeout(SECONDS):
+                assert await node.attach(port) == ["nn1"]
+            # The admin and the I/O queue of the second attach, and nothing of what was detached.
+            assert controller.connections == connections + 2
 
     asyncio.run(work())

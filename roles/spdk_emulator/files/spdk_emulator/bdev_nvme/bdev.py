@@ -142,11 +142,14 @@ class NvmeBdev(Bdev):
         return self._path
 
     def paths_changed(self) -> None:
-        """Choose the path again; what was held back goes there, or fails if nothing is left to hope for."""
+        """Choose the path again; what was held back goes there, or fails if nothing is left to hope for.
+
+        A bdev that goes away has no path: what its connection gives back is not to be sent over another one.
+        """
         by_state: dict[Ana, list[Controller]] = {}
         for controller in self.controllers:
             namespace = self.namespace(controller)
-            if controller.live and namespace is not None:
+            if controller.live and namespace is not None and not self.removing:
                 by_state.setdefault(namespace.ana, []).append(controller)
         usable = by_state.get(Ana.OPTIMIZED) or by_state.get(Ana.NON_OPTIMIZED) or []
         if not (self._settings["disable_auto_failback"] and self._path in usable):
@@ -250,17 +253,14 @@ class NvmeBdev(Bdev):
 
     def _path_error(self, request: Request) -> None:
         """The namespace is out of reach for this controller: ask for its access state, and wait for the answer."""
+        if self.removing:
+            self._dispatch(request)
+            return
         self._held.append(request)
         if self._path is not None and self._path.reports_ana:
             self._path.refresh_ana()
         else:
             asyncio.get_running_loop().call_later(1.0, self.paths_changed)
-
-    def abandon(self) -> None:
-        """Fail what is held back: the bdev goes away."""
-        held, self._held = self._held, deque()
-        for request in held:
-            request.context.complete(Status.ABORTED)
 
     # What is told
 

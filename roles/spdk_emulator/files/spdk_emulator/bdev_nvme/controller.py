@@ -199,7 +199,7 @@ class Controller:
         if not self.is_discovery:
             events = SMART_EVENTS | data["oaes"] & (nvme.NOTICE_NAMESPACE | nvme.NOTICE_ANA)
         await self._set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
-        for _ in range(min(data["aerl"] + 1, EVENT_LIMIT)):
+        for _unused in range(min(data["aerl"] + 1, EVENT_LIMIT)):
             self._request_event(admin)
         if kato:
             low = Feature.KEEP_ALIVE_TIMER
@@ -427,12 +427,12 @@ class Controller:
             return
         size = 16 + 32 * self.data["nanagrpid"] + 4 * len(self.namespaces)
         page = await self.log_page(Lid.ANA, -(-size // 4) * 4, nsid=nvme.BROADCAST_NSID)
-        _, groups = struct.unpack_from("<QH", page)
+        _unused, groups = struct.unpack_from("<QH", page)
         position = 16
-        for _ in range(groups):
+        for _unused in range(groups):
             if position + 32 > len(page):
                 break
-            _, count, _, state = struct.unpack_from("<IIQB", page, position)
+            _unused, count, _unused, state = struct.unpack_from("<IIQB", page, position)
             position += 32
             count = min(count, (len(page) - position) // 4)
             for nsid in struct.unpack_from(f"<{count}I", page, position):
@@ -581,7 +581,7 @@ class Controller:
             for cid, request in connection.queue.in_flight().items():
                 before, age = last.get(cid, (request, 0))
                 known[cid] = (request, age + 1 if before is request else 0)
-            late = [cid for cid, (_, age) in known.items() if age == TIMEOUT_STEPS]
+            late = [cid for cid, (_unused, age) in known.items() if age == TIMEOUT_STEPS]
             if not late:
                 continue
             log.warning("%s: no answer to %d commands within %g s", connection.name, len(late), timeout)
@@ -711,6 +711,8 @@ class Controller:
                 task.cancel()
         if self._fast_fail is not None:
             self._fast_fail.cancel()
+        # First the owner, as everywhere: what the connections give back is not to come here again.
+        self.owner.state_changed(self)
         self._end_reset(False)
         io, self._io, self.queue = self._io, None, None
         if io is not None:

@@ -84,7 +84,7 @@ class Group:
                 waits.append(self._unregister(bdev))
         late: set[asyncio.Future[None]] = set()
         if waits:
-            _, late = await asyncio.wait(waits, timeout=DETACH_TIMEOUT)
+            _unused, late = await asyncio.wait(waits, timeout=DETACH_TIMEOUT)
         self.controllers.remove(controller)
         await controller.shut_down()
         self._registry.discard_if_empty(self)
@@ -101,7 +101,7 @@ class Group:
         if self.bdevs.get(bdev.nsid) is bdev:
             del self.bdevs[bdev.nsid]
         self._app.bdevs.unregister(bdev, done)
-        bdev.abandon()
+        bdev.paths_changed()
         return gone
 
     # What controllers tell
@@ -221,7 +221,7 @@ class NvmeControllers:
     async def attach(self, name: str, trid: Trid, host: Host, options: ControllerOptions) -> list[str]:
         """Attach a controller, or another path to one. Returns the names of its bdevs. Raises ``OSError``."""
         key = (trid, host.nqn)
-        taken = {(path, each.host.nqn) for _, each in self.controllers() for path in each.trids} | self._attaching
+        taken = {(path, each.host.nqn) for _unused, each in self.controllers() for path in each.trids} | self._attaching
         if key in taken:
             raise error(errno.EEXIST)
         if not 0 < len(name.encode()) <= NAME_LIMIT:
@@ -318,7 +318,7 @@ class NvmeControllers:
         """Leave every target in good order: what is attached now is not to time out there."""
         for discovery in list(self.discoveries.values()):
             await discovery.stop(detach=False)
-        controllers = [controller for _, controller in self.controllers()]
+        controllers = [controller for _unused, controller in self.controllers()]
         await asyncio.gather(*(each.shut_down() for each in controllers), return_exceptions=True)
 
     # What framework_get_config tells

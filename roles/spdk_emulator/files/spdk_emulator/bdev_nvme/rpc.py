@@ -436,7 +436,7 @@ def _bdevs(app: App) -> list[NvmeBdev]:
 )
 def bdev_nvme_get_io_paths(app: App, name: str | None) -> dict[str, Any]:
     """Only paths that have been used have an I/O queue; those without are not told, as in SPDK."""
-    used = any(controller.queue for _, controller in app.nvme.controllers())
+    used = any(controller.queue for _unused, controller in app.nvme.controllers())
     paths = [
         _describe_io_path(bdev, controller)
         for bdev in _bdevs(app)
@@ -498,7 +498,7 @@ def bdev_nvme_set_multipath_policy(
 )
 def bdev_nvme_get_transport_statistics(app: App) -> dict[str, Any]:
     """The sums over all I/O queues. Nothing is polled here: a receive counts as a poll that found something."""
-    queues = [controller.queue for _, controller in app.nvme.controllers() if controller.queue is not None]
+    queues = [controller.queue for _unused, controller in app.nvme.controllers() if controller.queue is not None]
     if not queues:
         return {"poll_groups": []}
     receives = sum(queue.receives for queue in queues)
