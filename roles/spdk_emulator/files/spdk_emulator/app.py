@@ -36,7 +36,7 @@ FAMILIES = (
 
 def load_methods() -> None:
     """Import every family's methods, which fills the table of methods."""
-    for _, package in FAMILIES:
+    for _unused, package in FAMILIES:
         importlib.import_module(f"{__package__}.{package}.rpc")
 
 

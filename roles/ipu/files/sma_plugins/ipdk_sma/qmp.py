@@ -65,7 +65,7 @@ class Qmp:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         self._socket.close()
 
     def _greet(self) -> None:

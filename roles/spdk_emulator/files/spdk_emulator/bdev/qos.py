@@ -94,7 +94,7 @@ class Qos:
         while self._held:
             io = self._held[0]
             charges = self._charges(io)
-            wait = max((bucket.wait(now) for bucket, _ in charges), default=0.0)
+            wait = max((bucket.wait(now) for bucket, _unused in charges), default=0.0)
             if wait > 0:
                 delay = min(wait, _SLICE_SECONDS)
                 self._timer = asyncio.get_running_loop().call_later(delay, self._release)

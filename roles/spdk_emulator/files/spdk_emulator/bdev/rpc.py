@@ -260,7 +260,7 @@ def bdev_malloc_create(
     md_size: int,
     dif_type: int,
     numa_id: int,
-    **_: Any,
+    **_unused: Any,
 ) -> str:
     _check_size(num_blocks, block_size, physical_block_size, md_size, dif_type)
     if numa_id not in (-1, 0):
@@ -332,7 +332,7 @@ def bdev_null_create(
     optimal_write_size: int,
     preferred_unmap_alignment: int,
     preferred_unmap_granularity: int,
-    **_: Any,
+    **_unused: Any,
 ) -> str:
     _check_size(num_blocks, block_size, physical_block_size, md_size, dif_type)
     bdev = NullBdev(name, block_size, num_blocks, uuid, physical_block_size)

@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._server.connections.add(self)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._server.connections.discard(self)
 

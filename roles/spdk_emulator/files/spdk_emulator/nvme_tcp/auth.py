@@ -246,7 +246,7 @@ class Controller:
             raise AuthError(INCORRECT_MESSAGE, "the negotiation is over")
         if len(message) < _NEGOTIATE_HEADER.size:
             raise AuthError(INCORRECT_PAYLOAD, "the message is too short")
-        _, _, _, self._tid, secure, count = _NEGOTIATE_HEADER.unpack_from(message)
+        *_unused, self._tid, secure, count = _NEGOTIATE_HEADER.unpack_from(message)
         if len(message) < _NEGOTIATE_HEADER.size + count * _DESCRIPTOR.size:
             raise AuthError(INCORRECT_PAYLOAD, "descriptors are missing")
         if secure:
@@ -272,7 +272,7 @@ class Controller:
     def _reply(self, message: bytes) -> None:
         if len(message) < _REPLY_HEADER.size:
             raise AuthError(INCORRECT_PAYLOAD, "the message is too short")
-        _, _, _, tid, size, wants_proof, public_size, sequence = _REPLY_HEADER.unpack_from(message)
+        *_unused, tid, size, wants_proof, public_size, sequence = _REPLY_HEADER.unpack_from(message)
         start = _REPLY_HEADER.size
         if (
             tid != self._tid
@@ -325,7 +325,7 @@ class Host:
     def reply(self, message: bytes) -> bytes:
         """The answer to the controller's challenge. Raises :class:`AuthError`."""
         self._check(message, _CHALLENGE, _CHALLENGE_HEADER.size)
-        _, _, _, _, size, hash_id, group, public_size, sequence = _CHALLENGE_HEADER.unpack_from(message)
+        *_unused, size, hash_id, group, public_size, sequence = _CHALLENGE_HEADER.unpack_from(message)
         if hash_id not in self._hashes or group not in self._groups:
             raise AuthError(INCORRECT_PAYLOAD, "the controller chose a hash or group that was not offered")
         start = _CHALLENGE_HEADER.size
@@ -358,7 +358,7 @@ class Host:
     def finish(self, message: bytes) -> bytes | None:
         """The controller's verdict. Returns the last message to send, None if there is none; raises AuthError."""
         self._check(message, _SUCCESS1, _SUCCESS1_HEADER.size)
-        _, _, _, _, size, proves = _SUCCESS1_HEADER.unpack_from(message)
+        *_unused, size, proves = _SUCCESS1_HEADER.unpack_from(message)
         if not self._wanted:
             return None
         start = _SUCCESS1_HEADER.size

@@ -14,7 +14,7 @@ def _tables() -> tuple[list[int], list[int]]:
     """Two tables that take the message two bytes each: four bytes a step. Made when the first digest is wanted."""
     single = []
     for value in range(256):
-        for _ in range(8):
+        for _unused in range(8):
             value = (value >> 1) ^ (_POLYNOMIAL if value & 1 else 0)
         single.append(value)
 

@@ -249,7 +249,7 @@ class HostQueue:
     def _parse(self, start: int) -> bool:
         """One PDU, which begins at ``start``; false if it is not complete."""
         memory = self._memory
-        kind, flags, hlen, offset, plen, cccid, _, data_offset, length = _HEAD.unpack_from(memory, start)
+        kind, flags, hlen, offset, plen, cccid, _unused, data_offset, length = _HEAD.unpack_from(memory, start)
         if self._end - start < plen:
             if plen > RECEIVE_SIZE // 2:
                 raise _refused(Fes.LIMIT_EXCEEDED, 0, f"{plen} bytes long, the limit is {RECEIVE_SIZE // 2}")
@@ -257,7 +257,7 @@ class HostQueue:
         if self._plain and hlen == _SMALLEST and plen >= _SMALLEST:
             if kind == Kind.CAPSULE_RESP and plen == _SMALLEST:
                 self._start = start + plen
-                _, _, _, _, _, low, high, _, _, cid, status = _RESPONSE.unpack_from(memory, start)
+                *_unused, low, high, _unused, _unused, cid, status = _RESPONSE.unpack_from(memory, start)
                 self._complete(cid, status >> 1, low | high << 32)
                 return True
             if kind == Kind.C2H_DATA and offset >= _SMALLEST and offset + length == plen:

@@ -389,7 +389,7 @@ class Decoder:
         """One complete PDU, whose first eight bytes are good."""
         header = pdu[:hlen]
         if kind <= Kind.IC_RESP:
-            _, _, _, _, _, version, alignment, digests, last = _IC.unpack(header)
+            *_unused, version, alignment, digests, last = _IC.unpack(header)
             if version:
                 text = f"PDU format version {version}, not 0"
                 raise ProtocolError(Fes.INVALID_HEADER_FIELD, PFV_OFFSET, header, text)
@@ -400,7 +400,7 @@ class Decoder:
             made = IcReq if kind == Kind.IC_REQ else IcResp
             return made(version, alignment, bool(digests & 1), bool(digests & 2), last)
         if kind <= Kind.C2H_TERM_REQ:
-            _, _, _, _, _, fes, fei = _TERM.unpack(header)
+            *_unused, fes, fei = _TERM.unpack(header)
             if self.sender == HOST and fes > Fes.UNSUPPORTED_PARAMETER:
                 raise ProtocolError(Fes.INVALID_HEADER_FIELD, FES_OFFSET, header, f"unknown fatal error status {fes}")
             return TermReq(self.sender, fes, fei, pdu[hlen:])
@@ -416,7 +416,7 @@ class Decoder:
             return CapsuleCmd(header[COMMON_SIZE:], data, good)
         if kind == Kind.CAPSULE_RESP:
             return CapsuleResp(header[COMMON_SIZE:])
-        _, _, _, _, _, cccid, ttag, offset, length = _DATA.unpack(header)
+        *_unused, cccid, ttag, offset, length = _DATA.unpack(header)
         if kind == Kind.R2T:
             return R2T(cccid, ttag, offset, length)
         if length != len(data):

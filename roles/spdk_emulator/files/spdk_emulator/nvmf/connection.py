@@ -540,7 +540,8 @@ class Connection(asyncio.Protocol):
         if len(data) < count * 16:
             self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
             return
-        ranges = [(start, blocks) for _, blocks, start in struct.iter_unpack("<IIQ", data[: count * 16]) if blocks]
+        given = struct.iter_unpack("<IIQ", data[: count * 16])
+        ranges = [(start, blocks) for _attributes, blocks, start in given if blocks]
         if not command.cdw11 & _DSM_DEALLOCATE or not ranges:
             self._finish(slot, command.cid, Sc.SUCCESS)
             return

@@ -342,7 +342,7 @@ class Subsystem:
     def free_cntlid(self) -> int:
         """The next controller identifier, round robin. Raises NvmfError(ENOSPC)."""
         low, high = self.options.min_cntlid, self.options.max_cntlid
-        for _ in range(high - low + 1):
+        for _unused in range(high - low + 1):
             cntlid = self._next_cntlid
             self._next_cntlid = low if cntlid >= high else cntlid + 1
             if cntlid not in self.controllers:

@@ -14,7 +14,7 @@ def parse(text: str) -> frozenset[int]:
     if text.startswith("[") and text.endswith("]"):
         cores: set[int] = set()
         for part in text[1:-1].split(","):
-            first, _, last = part.partition("-")
+            first, _unused, last = part.partition("-")
             low, high = int(first), int(last or first)
             if not 0 <= low <= high < MAX_CORES:
                 raise ValueError(f"cores {part!r}: no range within 0 to {MAX_CORES - 1}")

@@ -212,7 +212,7 @@ class BlkController:
 
     def _accept(self) -> None:
         try:
-            connection, _ = self._socket.accept()
+            connection, _unused = self._socket.accept()
         except OSError as error:
             log.error("%s: a connection could not be accepted: %s", self.name, error)
             return

@@ -193,7 +193,7 @@ class Queue:
         try:
             while ring.recovered:
                 self._begin(ring, ring.recovered.pop(0))
-            for _ in range(ROUNDS):
+            for _unused in range(ROUNDS):
                 heads = ring.take(BATCH)
                 if not heads:
                     break

@@ -104,11 +104,11 @@ class Session:
     # The conversation
 
     def _on_readable(self) -> None:
-        for _ in range(MESSAGES_A_TURN):
+        for _unused in range(MESSAGES_A_TURN):
             if self._closed or self._drain_timer is not None:
                 return
             try:
-                data, fds, flags, _ = socket.recv_fds(
+                data, fds, flags, _unused = socket.recv_fds(
                     self._socket, self._reader.wanted, messages.MAX_FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:

@@ -96,7 +96,7 @@ class QueueInflight:
             _HEAD.pack_into(view, 0, 0, VERSION, self.size, 0, used_index)
             return []
         # The last batch was published and not yet struck from the log.
-        for _ in range(min((used_index - seen) & 0xFFFF, self.size)):
+        for _unused in range(min((used_index - seen) & 0xFFFF, self.size)):
             if last_head >= self.size:
                 break
             view[_HEAD.size + last_head * _STATE_SIZE] = 0

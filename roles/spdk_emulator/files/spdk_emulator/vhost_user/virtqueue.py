@@ -174,7 +174,7 @@ class SplitQueue:
             _barrier()
             self._used_head[1] = self._used_index = index
         else:
-            heads = [head for head, _ in done]
+            heads = [head for head, _unused in done]
             self._inflight.finish(heads)
             _barrier()
             self._used_head[1] = self._used_index = index
