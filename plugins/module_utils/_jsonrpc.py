@@ -98,9 +98,7 @@ class Timeout(Error):
     def __init__(self, address: str, method: str, seconds: float) -> None:
         self.address = address
         self.method = method
-        super().__init__(
-            f"SPDK at {address}: no answer to {method} within {seconds:g} s; it may still be carried out"
-        )
+        super().__init__(f"SPDK at {address}: no answer to {method} within {seconds:g} s; it may still be carried out")
 
 
 def error_from(answer: Mapping[str, Any], method: str, params: Mapping[str, Any] | None = None) -> RpcError:

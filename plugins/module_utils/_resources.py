@@ -465,9 +465,7 @@ class Subsystems:
             "hosts": {
                 host["nqn"]: _given(host, "dhchap_key", "dhchap_ctrlr_key") for host in subsystem.get("hosts", ())
             },
-            "listeners": {
-                _listener_name(address): {} for address in subsystem.get("listen_addresses", ())
-            },
+            "listeners": {_listener_name(address): {} for address in subsystem.get("listen_addresses", ())},
         }
 
     @staticmethod

@@ -36,7 +36,8 @@ def command(row: dict[str, Any], directory: Path) -> list[str]:
     tool = [sys.executable, str(Path(sys.executable).parent / "ansible")]
     if row["run"].startswith("playbooks/"):
         variables = json.dumps(row.get("vars", {}))
-        return [*tool[:1], f"{tool[1]}-playbook", "-i", str(INVENTORY), str(ROOT / row["run"]), "--extra-vars", variables]
+        playbook = str(ROOT / row["run"])
+        return [*tool[:1], f"{tool[1]}-playbook", "-i", str(INVENTORY), playbook, "--extra-vars", variables]
     arguments = {"rpc_socket": str(directory / "st1" / "spdk" / "spdk.sock"), **row["args"]}
     return [*tool, "st1", "-i", str(INVENTORY), "-m", row["run"], "-a", json.dumps(arguments)]
 

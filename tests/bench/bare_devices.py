@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The least that attaches (or detaches) disks: one gRPC channel, one call after the other, nothing checked.
 
 What `attach_64_disks_ratio` holds our own task against. Usage: bare_devices.py ADDRESS create|delete UUID...

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
-"""The least that creates (or deletes) volumes: one connection, one call after the other, no state read, nothing checked.
+"""The least that creates (or deletes) volumes: one connection, one call after the other, no state read, no check.
 
-What `create_64_volumes_ratio` holds our own task against. Usage: bare_volumes.py SOCKET NQN create|export|delete UUID...
+What `create_64_volumes_ratio` holds our own task against.
+Usage: bare_volumes.py SOCKET NQN create|export|delete UUID...
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import uuid
 
 
 class Connection:

@@ -137,7 +137,7 @@ class Node:
             if not part:
                 return {"no answer": f"hung up; exit status {self._process.poll()}, see {self._log.name}"}
             self._received += part
-        line, _, self._received = self._received.partition(b"\n")
+        line, _unused, self._received = self._received.partition(b"\n")
         answer = json.loads(line)
         return {key: answer[key] for key in ("result", "error") if key in answer}
 

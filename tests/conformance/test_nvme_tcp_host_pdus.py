@@ -56,7 +56,7 @@ class Pdu:
         digits = re.match("[0-9a-f]*", entry["hex"])
         assert digits
         self.known = bytes.fromhex(digits.group())
-        self.kind, _, _, self.offset, length = PDU_HEAD.unpack_from(self.known)
+        self.kind, _unused, _unused, self.offset, length = PDU_HEAD.unpack_from(self.known)
         self.whole = self.known.ljust(length, b"\0")
         self.cut = len(self.known) < length
 

@@ -177,7 +177,7 @@ class Replay:
             await self.target.add_listener(subsystem, address)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_unused: object) -> None:
         for peer in self.peers.values():
             peer.writer.close()
         await self.target.shutdown()
@@ -241,11 +241,12 @@ class Replay:
                 self.cntlids[int.from_bytes(wanted[8:10], "little")] = int.from_bytes(got[8:10], "little")
                 free = [(8, 10), (24, 28)]
             elif overtook:
-                free = [(low, high) for low, high, _ in FREE["overtaken"]]
+                free = [(low, high) for low, high, _unused in FREE["overtaken"]]
         elif entry["pdu"] == "C2HData":
             command = peer.commands[int.from_bytes(wanted[8:10], "little")]
             free = [
-                (wanted[3] + low, wanted[3] + high) for low, high, _ in FREE.get(self._kind(name, peer, command), ())
+                (wanted[3] + low, wanted[3] + high)
+                for low, high, _unused in FREE.get(self._kind(name, peer, command), ())
             ]
         trimmed_wanted, trimmed_got = bytearray(wanted), bytearray(got[: len(wanted)])
         for low, high in free:
@@ -310,7 +311,7 @@ def test_malformed_pdus_are_answered_alike(case: dict[str, Any]) -> None:
                 pdu = await peer.receive()
                 expected = bytearray(wanted[len(got) : len(got) + len(pdu)])
                 if pdu[0] == Kind.C2H_TERM_REQ:
-                    for low, high, _ in FREE["termination"]:
+                    for low, high, _unused in FREE["termination"]:
                         expected[low:high] = pdu[low:high]
                 assert pdu == expected
                 got += pdu

@@ -149,7 +149,7 @@ class Guest:
             if not data:
                 raise RuntimeError(f"the guest is gone:\n{self._log.read_text()}\n{self.console.read_text()[-2000:]}")
             self._buffer += data
-        before, _, self._buffer = self._buffer.partition(mark)
+        before, _unused, self._buffer = self._buffer.partition(mark)
         return before
 
     def load(self, *modules: str) -> None:
@@ -177,7 +177,7 @@ class Guest:
             if not data:
                 raise RuntimeError(f"QEMU is gone:\n{self._log.read_text()}")
             self._monitor_buffer += data
-        line, _, self._monitor_buffer = self._monitor_buffer.partition(b"\n")
+        line, _unused, self._monitor_buffer = self._monitor_buffer.partition(b"\n")
         return json.loads(line)
 
     def wait_event(self, name: str, matches: Callable[[dict[str, Any]], bool], timeout: float = 30) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def _write_initramfs(path: Path, root: Path) -> None:
         archive.device("dev/console", 5, 1)
         archive.file("init", INIT.read_bytes(), 0o755)
         archive.file("bin/busybox", (root / "bin/busybox").read_bytes(), 0o755)
+        archive.link("bin/sh", "busybox")
         programs = {
             "fio": FIO,
             "blkdiscard": Path("/usr/sbin/blkdiscard"),
@@ -177,6 +178,9 @@ class _Cpio:
 
     def file(self, name: str, data: bytes, mode: int) -> None:
         self._entry(name, stat.S_IFREG | mode, data)
+
+    def link(self, name: str, to: str) -> None:
+        self._entry(name, stat.S_IFLNK | 0o777, to.encode())
 
     def device(self, name: str, major: int, minor: int) -> None:
         self._entry(name, stat.S_IFCHR | 0o600, b"", major, minor)

@@ -28,7 +28,7 @@ REMOVE = {"containers": ["rm", "--force"], "networks": ["network", "rm"], "volum
 
 def docker(*arguments: str) -> str:
     """Output of a docker command; fails with its words."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
     return done.stdout.strip()
 
@@ -73,7 +73,14 @@ def run(*command: str) -> None:
     environment["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "build" / "collections")
     environment["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
 

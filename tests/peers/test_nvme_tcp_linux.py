@@ -139,7 +139,7 @@ def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Em
 
 
 def test_linux_is_refused_where_its_nqn_is_not_admitted(guest: Guest, target: tuple[Emulator, int, int]) -> None:
-    _, port, _ = target
+    _unused, port, _unused = target
     answer = guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN[:-1]}2 -i 1 2>&1; echo status $?")
     assert "status 0" not in answer
     assert namespaces(guest) == {}

@@ -36,7 +36,7 @@ class Target:
         self.socket = directory / "target.sock"
         self.file = directory / "disk.img"
         self.file.write_bytes(bytes(size))
-        self.ports = [free_port() for _ in range(paths)]
+        self.ports = [free_port() for _unused in range(paths)]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -69,7 +69,7 @@ def test_namespaces_come_grow_and_go_while_connected(target: Callable[..., Targe
             place.call("bdev_null_resize", name="null0", new_size=16)
             await node.until(lambda: node.app.bdevs.get("nn7").num_blocks == 4096)
             second = node.open("nn7")
-            running = [io(second, Op.READ, 0, bytearray(4096)) for _ in range(300)]
+            running = [io(second, Op.READ, 0, bytearray(4096)) for _unused in range(300)]
             place.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=7)
             await node.until(lambda: node.app.bdevs.find("nn7") is None)
             # Every I/O has ended, one way or the other; the other namespace does not care.
@@ -155,7 +155,7 @@ def test_active_active_uses_both_paths(target: Callable[..., Target]) -> None:
             await _two_paths(node, place)
             await node.call("bdev_nvme_set_multipath_policy", name="nn1", policy="active_active", rr_min_io=2)
             disk = node.open("nn1")
-            for _ in range(8):
+            for _unused in range(8):
                 assert await finished(io(disk, Op.READ, 0, bytearray(4096))) == 0
             controllers = node.app.nvme.bdev("nn1").controllers
             assert [each.queue.submitted - 1 for each in controllers] == [4, 4]  # Connect is one of them

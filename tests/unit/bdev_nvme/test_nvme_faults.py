@@ -27,7 +27,7 @@ class Load:
         self._random = random.Random(7)
         self._stopping = False
         self._idle = asyncio.get_running_loop().create_future()
-        for _ in range(depth):
+        for _unused in range(depth):
             self._write()
 
     def _write(self) -> None:
@@ -86,7 +86,7 @@ def test_a_killed_target_comes_back_under_verified_writes(target: Callable[..., 
         async with initiator() as node:
             await node.attach(place.port, **FOREVER)
             load = Load(node.open("nn1"))
-            for _ in range(2):
+            for _unused in range(2):
                 await _more(node, load)
                 place.kill()
                 await node.until(lambda: not node.app.nvme.groups["n"].controllers[0].live)
@@ -147,7 +147,7 @@ def test_resets_under_io_lose_nothing(target: Callable[..., Target]) -> None:
         async with initiator() as node:
             await node.attach(place.port, **FOREVER)
             load = Load(node.open("nn1"))
-            for _ in range(5):
+            for _unused in range(5):
                 await _more(node, load, 50)
                 assert await node.call("bdev_nvme_reset_controller", name="n")
             await load.stop()

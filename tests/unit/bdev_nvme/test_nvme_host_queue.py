@@ -49,7 +49,7 @@ def test_any_cut_of_the_stream(digests: bool, step: int) -> None:
     framing = Framing(digests, digests) if digests else PLAIN
     queue = _queue(digests)
     done: list[Any] = []
-    buffers = [_read(queue, done, 1000, 24, 3072) for _ in range(6)]
+    buffers = [_read(queue, done, 1000, 24, 3072) for _unused in range(6)]
     wanted = [random.Random(number).randbytes(4096) for number in range(6)]
     stream = b""
     for cid in (3, 0, 5, 1, 2, 4):
@@ -60,7 +60,7 @@ def test_any_cut_of_the_stream(digests: bool, step: int) -> None:
             stream += b"".join(CapsuleResp(nvme.completion(cid, 0)).encode(framing))
     for start in range(0, len(stream), step):
         _feed(queue, stream[start : start + step])
-    assert [status for _, status in done] == [0] * 6
+    assert [status for _unused, status in done] == [0] * 6
     assert [b"".join(each) for each in buffers] == wanted
     assert queue.outstanding == 0
 
@@ -68,7 +68,7 @@ def test_any_cut_of_the_stream(digests: bool, step: int) -> None:
 def test_commands_beyond_the_depth_wait_for_their_turn() -> None:
     queue = _queue(depth=2)
     done: list[Any] = []
-    for _ in range(5):
+    for _unused in range(5):
         _read(queue, done, 512)
     assert queue.outstanding == 2
     for number in range(5):
@@ -111,11 +111,11 @@ def test_noise_is_refused_and_never_worse(seed: int) -> None:
     queue = _queue(digests=seed % 3 == 0)
     framing = Framing(True, True) if seed % 3 == 0 else PLAIN
     done: list[Any] = []
-    buffers = [_read(queue, done, 512) for _ in range(4)]
+    buffers = [_read(queue, done, 512) for _unused in range(4)]
     stream = bytearray()
     for cid in range(4):
         stream += b"".join(C2HData(cid, 0, bytes([cid]) * 512, success=True).encode(framing))
-    for _ in range(chance.randrange(1, 6)):
+    for _unused in range(chance.randrange(1, 6)):
         stream[chance.randrange(len(stream))] = chance.randrange(256)
     del stream[chance.randrange(len(stream)) :]
     with contextlib.suppress(ProtocolError, ConnectionTerminated):

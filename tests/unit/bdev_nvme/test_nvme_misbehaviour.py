@@ -79,7 +79,7 @@ def test_a_read_ends_well_after(name: str) -> None:
             disk = node.open("nn1")
             before = controller.connections
             controller.on_io = once({**BROKEN_CONNECTION, **KEPT_CONNECTION}[name])
-            buffers = [bytearray(4096) for _ in range(20)]
+            buffers = [bytearray(4096) for _unused in range(20)]
             running = [io(disk, Op.READ, number * 4096, buffer) for number, buffer in enumerate(buffers)]
             assert [await finished(each) for each in running] == [0] * 20
             assert b"".join(buffers) == controller.memory[: 20 * 4096]

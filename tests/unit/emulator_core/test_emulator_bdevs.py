@@ -22,7 +22,7 @@ SIZE = BLOCKS * 512
 def opened(bdev: Bdev, registry: BdevRegistry | None = None) -> Descriptor:
     registry = registry or BdevRegistry()
     registry.register(bdev)
-    return registry.open(bdev.name, True, lambda event, _: None)
+    return registry.open(bdev.name, True, lambda event, _unused: None)
 
 
 def do(descriptor: Descriptor, op: Op, offset: int, length: int, *iov: bytearray) -> int:
@@ -143,7 +143,7 @@ def test_holders_hear_of_a_resize_and_of_the_end() -> None:
     registry, heard = BdevRegistry(), []
     bdev = NullBdev("disk", 512, 8)
     registry.register(bdev)
-    holder = registry.open("disk", True, lambda event, _: heard.append(event))
+    holder = registry.open("disk", True, lambda event, _unused: heard.append(event))
     registry.resize(bdev, 16)
     gone: list[bool] = []
     registry.unregister(bdev, lambda: gone.append(True))
@@ -151,7 +151,7 @@ def test_holders_hear_of_a_resize_and_of_the_end() -> None:
     assert do(holder, Op.READ, 0, 512, bytearray(512)) == Status.ABORTED
     assert not gone
     with pytest.raises(BdevError) as refused:
-        registry.open("disk", False, lambda event, _: None)
+        registry.open("disk", False, lambda event, _unused: None)
     assert refused.value.errno == errno.ENODEV
     holder.close()
     assert gone
@@ -163,9 +163,9 @@ def test_a_claimed_bdev_is_not_opened_for_writing() -> None:
     holder = opened(NullBdev("disk", 512, 8), registry)
     registry.claim(holder, "somebody")
     with pytest.raises(BdevError) as refused:
-        registry.open("disk", True, lambda event, _: None)
+        registry.open("disk", True, lambda event, _unused: None)
     assert refused.value.errno == errno.EPERM
-    registry.open("disk", False, lambda event, _: None)
+    registry.open("disk", False, lambda event, _unused: None)
 
 
 def test_io_is_counted() -> None:
@@ -173,7 +173,7 @@ def test_io_is_counted() -> None:
     stats = disk.bdev.stats
     stats.reset()
     stats.histogram = Histogram(7, 1, 10**10, Op.WRITE)
-    for _ in range(3):
+    for _unused in range(3):
         do(disk, Op.WRITE, 0, 1024, bytearray(1024))
     do(disk, Op.UNMAP, 0, 512)
     do(disk, Op.COMPARE, 0, 512, bytearray(b"x" * 512))
@@ -218,7 +218,7 @@ def test_rate_limits_hold_writes_back(limits: dict[str, int], operations: int, l
                 last.set_result(None)
 
         began = time.monotonic()
-        for _ in range(operations):
+        for _unused in range(operations):
             disk.io(Op.WRITE, 0, length, [memoryview(bytes(length))], done)
         await asyncio.wait_for(last, 10)
         return time.monotonic() - began
@@ -231,7 +231,7 @@ def test_limits_that_are_removed_let_everything_through() -> None:
         disk = opened(MallocBdev("disk", 512, BLOCKS))
         disk.bdev.qos.set({"rw_mbytes_per_sec": 1}, in_use=True)
         done: list[int] = []
-        for _ in range(4):
+        for _unused in range(4):
             disk.io(Op.WRITE, 0, SIZE, [memoryview(bytes(SIZE))], done.append)
         assert len(done) == 1
         disk.bdev.qos.set({"rw_mbytes_per_sec": 0, "rw_ios_per_sec": UNSET}, in_use=True)

@@ -49,7 +49,7 @@ def test_odd_parameters_are_answered_and_never_by_an_internal_error(
         {"jsonrpc": "2.0", "id": f"{name} {json.dumps(params)}", "method": name, "params": params}
         for name, method in METHODS.items()
         if name != "spdk_kill_instance"
-        for params in (invented(method, chance) for _ in range(CALLS))
+        for params in (invented(method, chance) for _unused in range(CALLS))
         if params is None or isinstance(params, (dict, list))
     ]
     with emulator.connect() as connection:

@@ -94,9 +94,9 @@ def test_broken_json_on_some_connections_disturbs_no_other(emulator: Emulator) -
     whole = call("bdev_get_bdevs", 1, name="nope", timeout=0)
     slowest = 0.0
     with emulator.connect() as good:
-        for _ in range(400):
+        for _unused in range(400):
             request = bytearray(whole)
-            for _ in range(chance.randrange(6)):
+            for _unused in range(chance.randrange(6)):
                 request[chance.randrange(len(request))] = chance.choice(b'{}[]":,\\0-9eE.tfn \x00\xff\xc3')
             request = bytearray(chance.randbytes(40)) if chance.random() < 0.2 else request
             with emulator.connect() as bad:

@@ -42,7 +42,10 @@ MALLOC = {"name": "a", "type": "malloc", "size": "1MiB"}
 
 def test_somebody_else_makes_the_same_bdev_meanwhile(tmp_path: Path) -> None:
     answers = iter([[], [bdev_answer("a")]])
-    state = {"bdev_get_bdevs": lambda _: next(answers), "bdev_malloc_create": lambda _: refuse(-17, "File exists")}
+    state = {
+        "bdev_get_bdevs": lambda _unused: next(answers),
+        "bdev_malloc_create": lambda _unused: refuse(-17, "File exists"),
+    }
     with serving(tmp_path / "s", spdk(state)) as address:
         result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": [MALLOC]})
     assert (result["rc"], result["changed"]) == (0, False)
@@ -51,7 +54,10 @@ def test_somebody_else_makes_the_same_bdev_meanwhile(tmp_path: Path) -> None:
 
 def test_somebody_else_makes_another_bdev_of_that_name_meanwhile(tmp_path: Path) -> None:
     answers = iter([[], [bdev_answer("a", block_size=4096)]])
-    state = {"bdev_get_bdevs": lambda _: next(answers), "bdev_malloc_create": lambda _: refuse(-17, "File exists")}
+    state = {
+        "bdev_get_bdevs": lambda _unused: next(answers),
+        "bdev_malloc_create": lambda _unused: refuse(-17, "File exists"),
+    }
     with serving(tmp_path / "s", spdk(state)) as address:
         result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": [{**MALLOC, "block_size": 512}]})
     assert (result["rc"], result["changed"]) == (1, False)
@@ -65,7 +71,7 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path) -> None:
         peer.answer(peer.requests(1)[0], [])
         peer.answer(peer.requests(3)[0], "a")
 
-    later = spdk({"bdev_get_bdevs": lambda _: [bdev_answer("a"), bdev_answer("b")]})
+    later = spdk({"bdev_get_bdevs": lambda _unused: [bdev_answer("a"), bdev_answer("b")]})
     with serving(tmp_path / "s", first, later) as address:
         bdevs = [{**MALLOC, "name": name} for name in "abc"]
         result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": bdevs, "_ansible_diff": True})
@@ -76,7 +82,7 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_a_release_without_the_parameter_is_refused(tmp_path: Path) -> None:
-    state = {"bdev_get_bdevs": lambda _: [], "spdk_get_version": lambda _: version(24, 5)}
+    state = {"bdev_get_bdevs": lambda _unused: [], "spdk_get_version": lambda _unused: version(24, 5)}
     aio = {"name": "a", "type": "aio", "filename": "/x", "uuid": "00000000-0000-4000-8000-000000000001"}
     with serving(tmp_path / "s", spdk(state)) as address:
         result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": [aio]})
@@ -84,13 +90,13 @@ def test_a_release_without_the_parameter_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_info_section_that_is_not_there_is_named_and_not_empty(tmp_path: Path) -> None:
-    with serving(tmp_path / "s", spdk({"bdev_get_bdevs": lambda _: []})) as address:
+    with serving(tmp_path / "s", spdk({"bdev_get_bdevs": lambda _unused: []})) as address:
         result = run_module("spdk_info", {"rpc_socket": address, "gather": ["bdevs", "vhost_controllers"]})
     assert (result["spdk"], result["unsupported"]) == ({"bdevs": []}, ["vhost_controllers"])
 
 
 def test_an_info_section_without_an_answer_is_a_failure(tmp_path: Path) -> None:
-    state = {"bdev_get_bdevs": lambda _: [], "nvmf_get_subsystems": lambda _: refuse(-1, "not started")}
+    state = {"bdev_get_bdevs": lambda _unused: [], "nvmf_get_subsystems": lambda _unused: refuse(-1, "not started")}
     with serving(tmp_path / "s", spdk(state)) as address:
         result = run_module("spdk_info", {"rpc_socket": address, "gather": ["bdevs", "subsystems"]})
     assert result["rc"] == 1 and "nvmf_get_subsystems: not started" in result["msg"]
@@ -100,9 +106,7 @@ def test_a_key_is_nowhere_in_what_a_module_prints(tmp_path: Path) -> None:
     params = {"name": "k", "cipher": "AES_XTS", "key": "00112233445566778899aabbccddeeff", "key2": "5ec2e75ec2e7"}
     state = {"accel_crypto_key_create": lambda p: refuse(-22, f"bad {p['key']} and {p['key2']}")}
     with serving(tmp_path / "s", spdk(state)) as address:
-        result = run_module(
-            "spdk_rpc", {"rpc_socket": address, "method": "accel_crypto_key_create", "params": params}
-        )
+        result = run_module("spdk_rpc", {"rpc_socket": address, "method": "accel_crypto_key_create", "params": params})
     assert result["rc"] == 1 and "(name k)" in result["msg"]
     assert params["key"] not in json.dumps(result)
     assert params["key2"] not in json.dumps(result)
@@ -188,7 +192,7 @@ finally:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 """
     arguments = {"ANSIBLE_MODULE_ARGS": {"bdevs": wanted, "_ansible_diff": True}}
-    with serving(tmp_path / "s", spdk({"bdev_get_bdevs": lambda _: there})) as address:
+    with serving(tmp_path / "s", spdk({"bdev_get_bdevs": lambda _unused: there})) as address:
         arguments["ANSIBLE_MODULE_ARGS"]["rpc_socket"] = address
         done = subprocess.run(
             [sys.executable, "-c", run],

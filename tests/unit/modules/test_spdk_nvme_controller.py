@@ -51,9 +51,7 @@ def test_attach_twice_and_detach_twice(ipu: Node, export: int) -> None:
 
 def test_it_waits_for_a_namespace_and_says_what_did_not_come(ipu: Node, export: int) -> None:
     wanted = [attach(export, bdevs=3)]
-    result = ipu.module(
-        "spdk_nvme_controller", controllers=wanted, wait_for_bdevs=["st1n1", "st1n9"], wait_timeout=0.2
-    )
+    result = ipu.module("spdk_nvme_controller", controllers=wanted, wait_for_bdevs=["st1n1", "st1n9"], wait_timeout=0.2)
     assert (result["rc"], result["changed"]) == (1, True)
     assert "bdev st1n9 is not there" in result["msg"]
     assert "controller st1 has 2 bdevs, wanted 3" in result["msg"]

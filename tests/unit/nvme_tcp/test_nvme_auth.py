@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import zlib
+from collections.abc import Sequence
 
 import pytest
 from spdk_emulator.nvme_tcp.auth import (
@@ -19,7 +20,7 @@ from spdk_emulator.nvme_tcp.auth import (
     prime,
 )
 
-ALL_HASHES, ALL_GROUPS = list(HASHES.values()), list(GROUPS.values())
+ALL_HASHES, ALL_GROUPS = tuple(HASHES.values()), tuple(GROUPS.values())
 HOST_NQN, SUBSYSTEM_NQN = "nqn.2016-06.io.spdk:host", "nqn.2016-06.io.spdk:s1"
 KEY, OTHER = Secret(0, bytes(range(32))), Secret(2, bytes(range(48)))
 
@@ -28,8 +29,8 @@ def names(host: Secret = KEY, controller: Secret | None = None) -> Names:
     return Names(HOST_NQN, SUBSYSTEM_NQN, host, controller)
 
 
-def controller(known: Names, hashes: list[str] = ALL_HASHES, groups: list[str] = ALL_GROUPS) -> Controller:
-    return Controller(lambda: known, hashes, groups)
+def controller(known: Names, hashes: Sequence[str] = ALL_HASHES, groups: Sequence[str] = ALL_GROUPS) -> Controller:
+    return Controller(lambda: known, list(hashes), list(groups))
 
 
 def run(side: Controller, host: Host) -> None:
@@ -93,12 +94,12 @@ def test_keys_that_cannot_be_read_let_nobody_in() -> None:
 
 def test_no_changed_or_random_message_gets_a_stranger_in() -> None:
     chance = random.Random(4)
-    for _ in range(300):
+    for _unused in range(300):
         side = controller(names(), groups=["null"])
         host = Host(names(OTHER), ALL_HASHES, ALL_GROUPS)
         side.send(host.negotiate())
         message = bytearray(host.reply(side.receive()))
-        for _ in range(chance.randint(1, 4)):
+        for _unused in range(chance.randint(1, 4)):
             message[chance.randrange(len(message))] = chance.randrange(256)
         side.send(bytes(message[: chance.randint(0, len(message))]))
         side.receive()

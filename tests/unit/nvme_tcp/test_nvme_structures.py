@@ -24,7 +24,7 @@ def test_fields_come_out_as_they_went_in(name: str) -> None:
     layout = LAYOUTS[name]
     values = {
         field: bytes(range(1, form.size + 1)) if form.format.endswith("s") else 1 << (8 * form.size - 1)
-        for field, (_, form) in layout.fields.items()
+        for field, (_unused, form) in layout.fields.items()
         if form.size < 256
     }
     data = layout.pack(**values)

@@ -185,10 +185,10 @@ def test_nothing_is_held_beyond_the_limit() -> None:
 def test_random_bytes_raise_nothing_but_protocol_errors() -> None:
     chance = random.Random(2)
     refused = 0
-    for _ in range(3000):
+    for _unused in range(3000):
         made = decoder(chance.choice((HOST, CONTROLLER)), chance.choice(FRAMINGS))
         raw = bytearray(stream([chance.choice(FROM_HOST + FROM_CONTROLLER)], made.framing)[: chance.randint(1, 400)])
-        for _ in range(chance.randint(0, 6)):
+        for _unused in range(chance.randint(0, 6)):
             raw[chance.randrange(len(raw))] = chance.randrange(256)
         try:
             list(made.feed(bytes(raw)))

@@ -143,12 +143,12 @@ class Queue:
         return (await self.run(nvme.FABRICS_OPCODE, Fabrics.CONNECT, cdws, data=data))[0]
 
     async def get_property(self, offset: int, size: int = 0) -> int:
-        done, _ = await self.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, (size, offset))
+        done, _unused = await self.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, (size, offset))
         assert done.status == 0
         return done.value
 
     async def set_property(self, offset: int, value: int) -> int:
-        done, _ = await self.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_SET, (0, offset, value))
+        done, _unused = await self.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_SET, (0, offset, value))
         return done.status
 
     async def enable(self) -> None:
@@ -202,7 +202,7 @@ class World:
             self.subsystem.add_namespace(name, nsid)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_unused: object) -> None:
         for queue in self.queues:
             queue.close()
         await self.target.shutdown()

@@ -103,7 +103,7 @@ async def authenticate(queue: Queue, known: bytes) -> bool:
 
     async def send(message: bytes) -> None:
         cdws = (auth.SECURITY_FIELDS, len(message))
-        done, _ = await queue.run(nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_SEND, cdws, data=message)
+        done, _unused = await queue.run(nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_SEND, cdws, data=message)
         assert done.status == 0
 
     async def receive() -> bytes:
@@ -176,7 +176,7 @@ def test_an_io_queue_needs_an_enabled_controller_and_a_free_number() -> None:
 def test_controller_identifiers_stay_in_their_range() -> None:
     async def test(world: World) -> None:
         await world.add_subsystem("nqn.2016-06.io.spdk:few", min_cntlid=5, max_cntlid=6)
-        queues = [await world.queue() for _ in range(3)]
+        queues = [await world.queue() for _unused in range(3)]
         got = [await queue.connect(nqn="nqn.2016-06.io.spdk:few") for queue in queues]
         assert [(done.status, done.cdw0) for done in got] == [(0, 5), (0, 6), (Sc.INTERNAL_ERROR, 0)]
 
@@ -194,7 +194,7 @@ def test_properties_reset_and_shutdown() -> None:
         assert cap == 0x0800_0020_1E01_007F
         assert await admin.get_property(Property.VS) == 0x20000
         for offset, size in ((0x24, 0), (Property.CC, 1), (0x1000, 0)):
-            done, _ = await admin.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, (size, offset))
+            done, _unused = await admin.run(nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, (size, offset))
             assert done.status == Sc.CONNECT_INVALID_PARAMETERS
         assert await admin.set_property(Property.VS, 1) == Sc.CONNECT_INVALID_PARAMETERS
         assert await admin.set_property(Property.CC, 0x00460001 | 1 << 7) == Sc.CONNECT_INVALID_PARAMETERS
@@ -271,7 +271,7 @@ def test_features_are_set_and_got() -> None:
         assert (await admin.run(Admin.GET_FEATURES, 0, (0x77,)))[0].status == Sc.INVALID_FIELD
         refused = await admin.run(Admin.SET_FEATURES, 0, (Feature.KEEP_ALIVE_TIMER, 0))
         assert refused[0].status == Sc.KEEP_ALIVE_INVALID
-        _, host_id = await admin.run(Admin.GET_FEATURES, 0, (Feature.HOST_IDENTIFIER, 1), length=16)
+        _unused, host_id = await admin.run(Admin.GET_FEATURES, 0, (Feature.HOST_IDENTIFIER, 1), length=16)
         assert host_id == uuid.UUID(int=9).bytes
 
     with_world(test)
@@ -333,9 +333,9 @@ def test_namespaces_that_come_grow_and_go_are_told_and_listed() -> None:
 
 def test_a_bdev_that_is_removed_under_io_leaves_nothing_behind() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
-        cids = [queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384) for _ in range(3)]
-        requests = [await queue.receive() for _ in cids]
+        _unused, queue = await world.io()
+        cids = [queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384) for _unused in range(3)]
+        requests = [await queue.receive() for _unused in cids]
         world.bdevs.unregister(world.bdevs.get("m1"))
         for cid, request in zip(cids, requests, strict=True):
             queue._answer(request, bytes(16384))
@@ -391,7 +391,7 @@ def test_ana_states_are_told_and_respected() -> None:
 def test_event_requests_are_limited_and_can_be_aborted() -> None:
     async def test(world: World) -> None:
         admin = await world.admin()
-        waiting = [admin.submit(Admin.ASYNC_EVENT_REQUEST) for _ in range(4)]
+        waiting = [admin.submit(Admin.ASYNC_EVENT_REQUEST) for _unused in range(4)]
         assert (await admin.run(Admin.ASYNC_EVENT_REQUEST))[0].status == Sc.AER_LIMIT_EXCEEDED
         abort = admin.submit(Admin.ABORT, cdws=(waiting[1] << 16,))
         assert (await admin.wait(waiting[1]))[0].status == Sc.ABORTED_BY_REQUEST
@@ -436,7 +436,7 @@ def test_subsystems_share_an_address_and_part_in_peace() -> None:
     async def test(world: World) -> None:
         other = "nqn.2016-06.io.spdk:s2"
         await world.add_subsystem(other)
-        stays, (goes, _) = await world.admin(), await world.io(nqn=other)
+        stays, (goes, _unused) = await world.admin(), await world.io(nqn=other)
         world.target.delete_subsystem(other)
         assert await goes.is_closed()
         assert len(await stays.identify(Cns.CONTROLLER)) == 4096

@@ -27,7 +27,7 @@ def good_stream(chance: random.Random) -> bytes:
     ]
     for cid in range(chance.randint(1, 8)):
         kind = chance.randrange(6)
-        cdws = tuple(chance.choice((0, 1, 7, 0xFFFF, 0xFFFFFFFF, chance.getrandbits(32))) for _ in range(6))
+        cdws = tuple(chance.choice((0, 1, 7, 0xFFFF, 0xFFFFFFFF, chance.getrandbits(32))) for _unused in range(6))
         opcode = chance.choice((*Admin, *Io, nvme.FABRICS_OPCODE, chance.randrange(256)))
         if kind == 0:
             pdus.append(H2CData(cid, chance.randrange(5), 0, bytes(chance.randrange(64))))
@@ -45,7 +45,7 @@ def good_stream(chance: random.Random) -> bytes:
 def spoil(raw: bytes, chance: random.Random) -> bytes:
     """Flip, cut, repeat."""
     data = bytearray(raw)
-    for _ in range(chance.randint(0, 5)):
+    for _unused in range(chance.randint(0, 5)):
         data[chance.randrange(len(data))] = chance.randrange(256)
     if chance.random() < 0.3:
         del data[chance.randrange(len(data)) :]
@@ -91,7 +91,7 @@ def test_hostile_connections_neither_kill_nor_delay_a_good_one(seed: int, caplog
             await attacker
         assert slowest < 2
         assert len(await admin.identify(1)) == 4096
-        for _ in range(50):
+        for _unused in range(50):
             if len(world.target.connections) == 2:
                 break
             await asyncio.sleep(0.02)
@@ -104,12 +104,12 @@ def test_hostile_connections_neither_kill_nor_delay_a_good_one(seed: int, caplog
 
 def test_a_connection_that_stops_in_the_middle_holds_nobody_up() -> None:
     async def test(world: World) -> None:
-        stuck = [await asyncio.open_connection("127.0.0.1", world.port) for _ in range(20)]
-        for number, (_, writer) in enumerate(stuck):
+        stuck = [await asyncio.open_connection("127.0.0.1", world.port) for _unused in range(20)]
+        for number, (_unused, writer) in enumerate(stuck):
             writer.write(good_stream(random.Random(number))[: 3 + number * 9])
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         assert await queue.read(0, 8) == bytes(4096)
-        for _, writer in stuck:
+        for _unused, writer in stuck:
             writer.close()
 
     with_world(test)
@@ -117,7 +117,7 @@ def test_a_connection_that_stops_in_the_middle_holds_nobody_up() -> None:
 
 def test_a_host_that_does_not_read_is_not_buffered_for_without_end() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         greedy = await Queue.open(world.port)
         world.queues.append(greedy)
         admin = await world.admin()
@@ -125,7 +125,7 @@ def test_a_host_that_does_not_read_is_not_buffered_for_without_end() -> None:
         for cid in range(2000):
             sqe = nvme.command(Io.READ, cid, 3, 131072, cdws=(0, 0, 31))
             greedy.writer.write(b"".join(CapsuleCmd(sqe).encode()))
-        for _ in range(20):
+        for _unused in range(20):
             assert await queue.read(0, 8) == bytes(4096)
             await asyncio.sleep(0)
         held = max(

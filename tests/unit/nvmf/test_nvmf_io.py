@@ -19,12 +19,12 @@ DATA = random.Random(3).randbytes(131072)
 @pytest.mark.parametrize("alignment", [0, 7])
 def test_what_is_written_is_read_in_capsule_and_through_r2t(digests: bool, alignment: int) -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io(digests=digests, alignment=alignment)
-        done, _ = await queue.run(Io.WRITE, 1, (8, 0, 15), data=DATA[:8192])
+        _unused, queue = await world.io(digests=digests, alignment=alignment)
+        done, _unused = await queue.run(Io.WRITE, 1, (8, 0, 15), data=DATA[:8192])
         assert done.status == 0
         for pieces in (1, 5):
             queue.pieces = pieces
-            done, _ = await queue.run(Io.WRITE, 1, (100, 0, 255), payload=DATA)
+            done, _unused = await queue.run(Io.WRITE, 1, (100, 0, 255), payload=DATA)
             assert done.status == 0
         assert await queue.read(8, 16) == DATA[:8192]
         assert await queue.read(100, 256) == DATA
@@ -35,9 +35,9 @@ def test_what_is_written_is_read_in_capsule_and_through_r2t(digests: bool, align
 
 def test_many_commands_at_once_are_each_answered_once() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         cids = [queue.submit(Io.READ, 1, (lba, 0, 0), length=512) for lba in range(100)]
-        got = [(await queue.receive()).cccid for _ in cids]
+        got = [(await queue.receive()).cccid for _unused in cids]
         assert sorted(got) == sorted(cids)
 
     with_world(test)
@@ -45,10 +45,10 @@ def test_many_commands_at_once_are_each_answered_once() -> None:
 
 def test_a_transfer_larger_than_one_data_pdu_comes_in_parts() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         queue.decoder.max_data = 1 << 20
         big = DATA * 2
-        done, _ = await queue.run(Io.WRITE, 3, (0, 0, 63), payload=big)
+        done, _unused = await queue.run(Io.WRITE, 3, (0, 0, 63), payload=big)
         assert done.status == 0
         assert await queue.read(0, 64, nsid=3, block_size=4096) == big
 
@@ -57,7 +57,7 @@ def test_a_transfer_larger_than_one_data_pdu_comes_in_parts() -> None:
 
 def test_completions_are_sent_where_success_flags_are_off() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         assert await queue.read(0, 1) == bytes(512)
 
     with_world(test, c2h_success=False)
@@ -65,7 +65,7 @@ def test_completions_are_sent_where_success_flags_are_off() -> None:
 
 def test_zeroes_deallocation_compare_and_flush() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         await queue.run(Io.WRITE, 1, (0, 0, 255), payload=DATA)
         assert (await queue.run(Io.COMPARE, 1, (0, 0, 3), data=DATA[:2048]))[0].status == 0
         assert (await queue.run(Io.COMPARE, 1, (0, 0, 3), data=bytes(2048)))[0].status == 0x285
@@ -99,8 +99,8 @@ REFUSED = {
 @pytest.mark.parametrize(("opcode", "nsid", "cdws", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_done_has_its_status(opcode: int, nsid: int, cdws: tuple[int, ...], status: int) -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
-        done, _ = await queue.run(opcode, nsid, cdws, length=512)
+        _unused, queue = await world.io()
+        done, _unused = await queue.run(opcode, nsid, cdws, length=512)
         assert done.status == status
         assert await queue.read(0, 1) == bytes(512)
 
@@ -111,7 +111,7 @@ def test_a_bdev_without_an_operation_refuses_it() -> None:
     async def test(world: World) -> None:
         world.bdevs.register(NullBdev("n", 512, 2048))
         world.subsystem.add_namespace("n", 5)
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         assert (await queue.run(Io.COMPARE, 5, (0, 0, 0), data=bytes(512)))[0].status == Sc.INVALID_OPCODE
 
     with_world(test)
@@ -119,7 +119,7 @@ def test_a_bdev_without_an_operation_refuses_it() -> None:
 
 def test_a_wrong_data_digest_fails_the_command_and_not_the_connection() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io(digests=True)
+        _unused, queue = await world.io(digests=True)
         cid = queue.next_cid()
         raw = bytearray(
             b"".join(CapsuleCmd(nvme.command(Io.WRITE, cid, 1, 512, True), DATA[:512]).encode(queue.framing))
@@ -174,7 +174,7 @@ WRONG_DATA = {
 @pytest.mark.parametrize(("changes", "fes", "fei"), WRONG_DATA.values(), ids=WRONG_DATA.keys())
 def test_wrong_data_ends_the_connection(changes: dict[str, int], fes: Fes, fei: int) -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
+        _unused, queue = await world.io()
         cid = queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384)
         request = await queue.receive()
         fields = {"cccid": cid, "ttag": request.ttag, "offset": 0, "size": 512, **changes}
@@ -188,11 +188,11 @@ def test_wrong_data_ends_the_connection(changes: dict[str, int], fes: Fes, fei: 
 
 def test_more_commands_than_the_queue_is_deep_end_the_connection() -> None:
     async def test(world: World) -> None:
-        _, queue = await world.io()
-        for _ in range(129):
+        _unused, queue = await world.io()
+        for _unused in range(129):
             queue.submit(Io.WRITE, 1, (0, 0, 31), length=16384)
         with pytest.raises((EOFError, ConnectionError)):
-            for _ in range(130):
+            for _unused in range(130):
                 await queue.receive()
 
     with_world(test)

@@ -43,7 +43,7 @@ class HeldBdev(MallocBdev):
         super().submit(io)
 
     def wait_held(self, count: int) -> None:
-        for _ in range(count):
+        for _unused in range(count):
             assert self.arrived.acquire(timeout=10)
 
 

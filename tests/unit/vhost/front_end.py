@@ -61,7 +61,7 @@ class FrontEnd:
         header, fds = b"", []
         while len(header) < 12:
             with contextlib.suppress(ConnectionResetError):
-                data, new, _, _ = socket.recv_fds(self.socket, 12 - len(header), 4)
+                data, new, _unused, _unused = socket.recv_fds(self.socket, 12 - len(header), 4)
                 header, fds = header + data, fds + new
             if not data:
                 raise Disconnected
@@ -75,14 +75,14 @@ class FrontEnd:
     def ask(self, request: int, payload: bytes = b"", fds: tuple[int, ...] = ()) -> bytes:
         """The payload of the request's own reply."""
         self.send(request, payload, fds)
-        number, answer, _ = self.receive()
+        number, answer, _unused = self.receive()
         assert number == request
         return answer
 
     def tell(self, request: int, payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         """A request without a reply of its own; waits for the acknowledgement."""
         self.send(request, payload, fds, flags=9)
-        number, answer, _ = self.receive()
+        number, answer, _unused = self.receive()
         assert (number, answer) == (request, struct.pack("<Q", 0))
 
     def negotiate(self) -> int:
@@ -104,7 +104,7 @@ class FrontEnd:
         table = struct.pack("<II", len(REGIONS), 0)
         for guest, user, offset in REGIONS:
             table += struct.pack("<QQQQ", guest, REGION, user, offset)
-        self.tell(5, table, tuple(self.memory.fd for _ in REGIONS))
+        self.tell(5, table, tuple(self.memory.fd for _unused in REGIONS))
 
     def config(self) -> bytes:
         return self.ask(24, struct.pack("<III", 0, 60, 0) + bytes(60))[12:]
@@ -129,7 +129,7 @@ class FrontEnd:
     def get_inflight(self, queues: int, size: int) -> tuple[bytes, int]:
         """The region's description and its file descriptor."""
         self.send(31, struct.pack("<QQHH", 0, 0, queues, size).ljust(24, b"\0"))
-        _, payload, fds = self.receive()
+        _unused, payload, fds = self.receive()
         assert len(payload) == 24
         return payload, fds[0]
 
@@ -146,7 +146,7 @@ class Memory:
         self.map = mmap.mmap(self.fd, 2 * REGION)
 
     def offset(self, address: int) -> int:
-        for guest, _, offset in REGIONS:
+        for guest, _unused, offset in REGIONS:
             if guest <= address < guest + REGION:
                 return offset + address - guest
         raise ValueError(f"{address:#x} is no guest memory")
@@ -169,7 +169,7 @@ class Ring:
         self.table, self.available, self.used = base, base + 0x4000, base + 0x6000
         self.buffers = 0x1_0000_0000 + index * 0x40000
         """In the second region, so that the two kinds of addresses cannot be mistaken for each other."""
-        self.kick_fd, self.call_fd, self.error_fd = (os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3))
+        self.kick_fd, self.call_fd, self.error_fd = (os.eventfd(0, os.EFD_NONBLOCK) for _unused in range(3))
         self.seen = 0
         self.next_descriptor = 0
         self.chains: dict[int, list[tuple[int, int, int]]] = {}
@@ -219,7 +219,7 @@ class Ring:
         return head
 
     def offer(self, *heads: int, kick: bool = True) -> None:
-        _, index = struct.unpack("<HH", self.memory.read(self.available, 4))
+        _unused, index = struct.unpack("<HH", self.memory.read(self.available, 4))
         for head in heads:
             self.memory.write(self.available + 4 + 2 * (index % self.size), struct.pack("<H", head))
             index = (index + 1) & 0xFFFF
@@ -242,7 +242,7 @@ class Ring:
 
     def interrupted(self, timeout: float = TIMEOUT) -> bool:
         """Whether an interrupt comes in time; it is consumed."""
-        readable, _, _ = select.select([self.call_fd], [], [], timeout)
+        readable, _unused, _unused = select.select([self.call_fd], [], [], timeout)
         if readable:
             os.eventfd_read(self.call_fd)
         return bool(readable)

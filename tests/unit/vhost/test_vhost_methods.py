@@ -13,13 +13,13 @@ from spdk_emulator.vhost.coalescing import Coalescing, Rate
 
 def test_interrupts_of_a_busy_queue_may_be_late(node) -> None:
     node.disk()
-    _, ring = node.ring(size=64)
+    _unused, ring = node.ring(size=64)
     heads = [ring.request(IN, sector, room=512) for sector in range(8)]
 
     def slowest() -> float:
         """The longest of several rounds from kick to interrupt: the first rounds only measure the rate."""
         times = []
-        for _ in range(5):
+        for _unused in range(5):
             begin = time.monotonic()
             ring.offer(*heads)
             assert ring.interrupted()
@@ -64,7 +64,7 @@ def test_coalescing_threshold_too_low(node, threshold: int) -> None:
     ],
 )
 def test_a_refused_controller_leaves_nothing(node, params: dict, error: str) -> None:
-    bdev, _ = node.disk()
+    bdev, _unused = node.disk()
     before = sorted(os.listdir(node.directory))
     with pytest.raises(OSError, match=error):
         node.run(node.vhost.create_blk, **{"name": "sma-1", "bdev_name": "st1n1", **params})
@@ -73,7 +73,7 @@ def test_a_refused_controller_leaves_nothing(node, params: dict, error: str) -> 
 
 
 def test_a_claimed_bdev(node) -> None:
-    bdev, _ = node.disk()
+    bdev, _unused = node.disk()
     descriptor = next(iter(bdev.descriptors))
     node.run(node.bdevs.claim, descriptor, "lvs")
     with pytest.raises(OSError, match="Operation not permitted"):

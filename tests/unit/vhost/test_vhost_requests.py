@@ -25,8 +25,8 @@ OK, IOERR, UNSUPPORTED = 0, 1, 2
 @pytest.mark.parametrize("indirect", [False, True])
 @pytest.mark.parametrize("event_index", [False, True])
 def test_what_is_written_is_read(node, indirect: bool, event_index: bool) -> None:
-    bdev, _ = node.disk()
-    _, ring = node.ring(features=F_INDIRECT | (F_EVENT_IDX if event_index else 0))
+    bdev, _unused = node.disk()
+    _unused, ring = node.ring(features=F_INDIRECT | (F_EVENT_IDX if event_index else 0))
     data = os.urandom(4096)
 
     assert ring.do(OUT, 8, data, indirect=indirect, pieces=3) == (OK, b"", 1)
@@ -37,19 +37,19 @@ def test_what_is_written_is_read(node, indirect: bool, event_index: bool) -> Non
 
 def test_serial_is_the_name_of_the_bdev(node) -> None:
     node.disk(bdev="st1n1")
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     assert ring.do(GET_ID, room=20) == (OK, b"st1n1".ljust(20), 21)
 
 
 def test_long_names_are_cut(node) -> None:
     node.disk(bdev="a-storage-target-with-a-long-name")
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     assert ring.do(GET_ID, room=20).data == b"a-storage-target-wit"
 
 
 def test_discard_and_write_zeroes(node) -> None:
     node.disk()
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     ring.do(OUT, 0, b"x" * 4096)
     assert ring.do(DISCARD, data=struct.pack("<QII", 0, 2, 0)).status == OK
     assert ring.do(WRITE_ZEROES, data=struct.pack("<QII", 4, 2, 1)).status == OK
@@ -76,14 +76,14 @@ def test_discard_and_write_zeroes(node) -> None:
 )
 def test_bad_requests_get_an_error_and_the_ring_goes_on(node, kind: int, layout: dict, status: int) -> None:
     node.disk()
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     assert ring.do(kind, **layout).status == status
     assert ring.do(IN, 0, room=512).status == OK
 
 
 def test_header_and_status_may_share_buffers_with_data(node) -> None:
     node.disk()
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     out = ring.allocate(16 + 512)
     ring.memory.write(out, struct.pack("<IIQ", OUT, 0, 3) + b"z" * 512)
     status = ring.allocate(1)
@@ -110,8 +110,8 @@ def test_readonly(node) -> None:
 
 
 def test_requests_complete_in_any_order(node) -> None:
-    bdev, _ = node.disk()
-    _, ring = node.ring(size=32)
+    bdev, _unused = node.disk()
+    _unused, ring = node.ring(size=32)
     bdev.held = []
     heads = [ring.request(OUT, sector, bytes([sector]) * 512) for sector in range(8)]
     ring.offer(*heads)
@@ -128,17 +128,17 @@ def test_requests_complete_in_any_order(node) -> None:
 
 def test_many_answers_come_with_one_interrupt(node) -> None:
     node.disk()
-    _, ring = node.ring(size=64)
+    _unused, ring = node.ring(size=64)
     heads = [ring.request(IN, sector, room=512) for sector in range(16)]
     ring.offer(*heads)
     assert ring.interrupted()
-    assert [head for head, _ in ring.finished()] == heads
+    assert [head for head, _unused in ring.finished()] == heads
     assert not ring.interrupted(0)
 
 
 def test_event_index_is_kept_by_both_sides(node) -> None:
     node.disk()
-    _, ring = node.ring(size=64)
+    _unused, ring = node.ring(size=64)
     heads = [ring.request(IN, sector, room=512) for sector in range(4)]
     ring.offer(*heads[:2], kick=False)
     ring.want_interrupt_at(2)
@@ -185,8 +185,8 @@ def test_bdev_gone(node) -> None:
 
 
 def test_bdev_gone_with_requests_under_way(node) -> None:
-    bdev, _ = node.disk()
-    _, ring = node.ring()
+    bdev, _unused = node.disk()
+    _unused, ring = node.ring()
     bdev.held = []
     head = ring.request(IN, 0, room=512)
     ring.offer(head)

@@ -44,7 +44,7 @@ def test_messages_in_pieces(node) -> None:
 
 
 def test_resize_is_told_and_shown(node) -> None:
-    bdev, _ = node.disk()
+    bdev, _unused = node.disk()
     front_end, ring = node.ring()
     node.run(node.bdevs.resize, bdev, 1024)
     assert front_end.backend.recv(64) == CONFIG_CHANGE
@@ -100,13 +100,13 @@ def test_stopping_a_ring_waits_for_its_requests(node) -> None:
     node.until(lambda: queue._paused)
     ring.offer(ring.request(IN, 0, room=512))
     node.run(bdev.let_go, bdev.held[0])
-    request, payload, _ = front_end.receive()
+    request, payload, _unused = front_end.receive()
     assert (request, payload) == (11, struct.pack("<II", 0, 1)), "the second request was not taken any more"
     assert ring.finished() == [(first, 513)]
 
 
 def test_memory_table_may_change_under_requests(node) -> None:
-    bdev, _ = node.disk()
+    bdev, _unused = node.disk()
     front_end, ring = node.ring()
     bdev.held = []
     head = ring.request(IN, 0, room=512)
@@ -156,7 +156,7 @@ def test_requests_survive_the_death_of_the_process(node, tmp_path, done: list[in
     (tmp_path / "next").mkdir()
     heir = Node(tmp_path / "next")
     try:
-        bdev, _ = heir.disk()
+        bdev, _unused = heir.disk()
         again = heir.connect(memory=front_end.memory)
         again.negotiate()
         again.set_inflight(region)
@@ -200,7 +200,7 @@ def test_death_between_used_index_and_log(node) -> None:
 
 
 def test_new_requests_wait_for_those_of_a_lost_connection(node) -> None:
-    bdev, _ = node.disk()
+    bdev, _unused = node.disk()
     front_end, ring = node.ring()
     bdev.held = []
     ring.offer(ring.request(OUT, 0, b"o" * 512))
@@ -222,8 +222,8 @@ def test_new_requests_wait_for_those_of_a_lost_connection(node) -> None:
 
 
 def test_delete_waits_for_the_front_end(node) -> None:
-    bdev, _ = node.disk()
-    front_end, _ = node.ring()
+    bdev, _unused = node.disk()
+    front_end, _unused = node.ring()
     deletion = node.begin(node.vhost.delete("sma-0"))
     front_end.config()
     assert not deletion.done()
@@ -237,7 +237,7 @@ def test_delete_waits_for_the_front_end(node) -> None:
 
 def test_shutdown_ends_connections(node) -> None:
     node.disk()
-    front_end, _ = node.ring()
+    front_end, _unused = node.ring()
     node.begin(node.vhost.shutdown()).result(10)
     with pytest.raises(Disconnected):
         front_end.receive()
@@ -246,8 +246,8 @@ def test_shutdown_ends_connections(node) -> None:
 def test_a_stale_socket_is_replaced_and_a_file_is_not(node) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(node.directory / "sma-0"))
-    bdev, _ = node.disk()
-    _, ring = node.ring()
+    bdev, _unused = node.disk()
+    _unused, ring = node.ring()
     assert ring.do(IN, 0, room=512).status == 0
     (node.directory / "plain").write_text("mine")
     with pytest.raises(OSError, match="Input/output error"):
@@ -261,7 +261,7 @@ def test_file_descriptors_are_given_back(node) -> None:
     node.ring()
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
+    for _unused in range(5):
         front_end, ring = node.ring()
         assert ring.do(IN, 0, room=512).status == 0
         front_end.close()

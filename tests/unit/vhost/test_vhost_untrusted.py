@@ -130,7 +130,7 @@ def test_a_broken_ring_stops_alone(node, build) -> None:
 
 def test_more_available_than_the_ring_has(node) -> None:
     node.disk()
-    _, ring = node.ring(size=16)
+    _unused, ring = node.ring(size=16)
     ring.memory.write(ring.available + 2, struct.pack("<H", 17))
     os.eventfd_write(ring.kick_fd, 1)
     assert ring.broken()
@@ -186,7 +186,7 @@ def pack_header(request: int, flags: int, size: int) -> bytes:
 )
 def test_a_malformed_message_ends_its_connection_only(node, message: bytes) -> None:
     node.disk()
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     other = node.connect()
     other.socket.sendall(message)
     with pytest.raises(Disconnected):
@@ -243,11 +243,11 @@ def test_an_inflight_region_of_lies(node) -> None:
 
 def test_random_bytes_never_end_the_process(node) -> None:
     node.disk()
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     chance = random.Random(3)
-    for _ in range(150):
+    for _unused in range(150):
         front_end = FrontEnd(str(node.directory / "sma-0"))
-        requests = [chance.choice([2, 5, 8, 9, 10, 11, 12, 13, 14, 16, 18, 24, 25, 31, 32]) for _ in range(4)]
+        requests = [chance.choice([2, 5, 8, 9, 10, 11, 12, 13, 14, 16, 18, 24, 25, 31, 32]) for _unused in range(4)]
         for request in requests:
             payload = chance.randbytes(chance.choice([0, 4, 8, 12, 24, 40, 72]))
             message = pack_header(request, 1, len(payload)) + payload
@@ -261,9 +261,9 @@ def test_random_bytes_never_end_the_process(node) -> None:
 
 def test_random_rings_never_end_the_process(node) -> None:
     node.disk()
-    front_end, _ = node.ring()
+    front_end, _unused = node.ring()
     chance = random.Random(7)
-    for _ in range(100):
+    for _unused in range(100):
         ring = Ring(front_end.memory, index=1)
         ring.memory.write(ring.available, bytes(64))
         ring.memory.write(ring.used, bytes(256))
@@ -274,7 +274,7 @@ def test_random_rings_never_end_the_process(node) -> None:
             ring.describe(ring.table, index, address, length, chance.randrange(8), chance.randrange(20))
         # The rings themselves may be overwritten by what is read into them; that is the guest's affair.
         os.eventfd_write(ring.kick_fd, 1)
-        ring.offer(*(chance.randrange(16) for _ in range(4)))
+        ring.offer(*(chance.randrange(16) for _unused in range(4)))
         front_end.stop(ring)
     assert front_end.config()
 
@@ -283,5 +283,5 @@ def test_half_a_message_blocks_nobody(node) -> None:
     node.disk()
     half = node.connect()
     half.socket.sendall(pack_header(2, 1, 8)[:7])
-    _, ring = node.ring()
+    _unused, ring = node.ring()
     assert ring.do(IN, 0, room=512).status == 0
