@@ -25,7 +25,8 @@ root=$work/root
 mkdir "$work/result"
 
 # The kernel package is unpacked rather than installed: its maintainer scripts would build an initial RAM file system
-# that nobody uses.
+# that nobody uses. The hook's variables are for the shell that mmdebstrap starts.
+# shellcheck disable=SC2016
 mmdebstrap --quiet --variant=minbase --format=directory \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
@@ -43,7 +44,7 @@ depmod=$root/sbin/depmod
 [ -x "$depmod" ] || depmod=depmod
 chroot "$root" depmod "$version"
 cp "$root/boot/vmlinuz-$version" "$work/result/vmlinuz"
-rm -rf "$root/boot"
+rm -rf "${root:?}/boot"
 
 # One initial RAM file system for both kinds of guest.
 initrd=$work/initrd
