@@ -10,6 +10,8 @@ PLAYBOOK := $(VENV)/bin/ansible-playbook
 COLLECTIONS := build/collections
 INVENTORY ?= inventories/simulation
 ENGINE ?= emulator
+# When make began: the demo reports how long the set-up took.
+STARTED := $(shell date +%s.%N)
 
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/$(COLLECTIONS)
@@ -21,7 +23,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
-	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE)
+	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --started $(STARTED)
 
 .PHONY: test
 test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)
