@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ipdk.storage.plugins.plugin_utils import fio_jobs, planner
+from ansible_collections.ipdk.storage.plugins.plugin_utils import fio_jobs, planner, report, steps, validate
 
 
 def plan(
@@ -18,14 +18,14 @@ def plan(
 ) -> dict[str, Any]:
     try:
         return planner.plan(disks, nodes, observed, options)
-    except planner.InvalidDisks as error:
+    except validate.InvalidDisks as error:
         raise AnsibleFilterError(str(error)) from error
 
 
 def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> list[str]:
     try:
-        planner.validate(disks, nodes, options)
-    except planner.InvalidDisks as error:
+        validate.validate(disks, nodes, options)
+    except validate.InvalidDisks as error:
         return error.errors
     return []
 
@@ -65,6 +65,6 @@ class FilterModule:
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "plan": plan,
-            "plan_after_unplug": planner.after_unplug,
-            "plan_report": planner.report,
+            "plan_after_unplug": steps.after_unplug,
+            "plan_report": report.report,
         }

@@ -12,7 +12,7 @@ from typing import Any
 def jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The jobs for the disks of one host, as the module ``fio`` takes them; ``disk`` has become ``serial``.
 
-    ``disks``: as :func:`planner.report` returns them. Raises ValueError for a job without a known disk, and for one
+    ``disks``: as ``report.report`` returns them. Raises ValueError for a job without a known disk, and for one
     whose disk the host does not show.
     """
     if not isinstance(jobs, list):

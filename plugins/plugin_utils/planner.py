@@ -6,533 +6,37 @@
 
 Everything here is a pure function of plain data (what JSON can carry). Nothing talks to a node, nothing knows Ansible.
 
-Shapes
-
-``disks``: what the operator wrote; see :func:`validate`.
-
-``nodes``: what the inventory declares::
-
-    {"targets": {"st1": {"address": "198.18.0.2", "port": 4420, "volumes_dir": "/var/lib/ipdk/st1/volumes"}},
-     "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64}},
-     "hosts":   {"host1": {"ipu": "ipu1", "access": "ssh"}}}
-
-``port``, ``volumes_dir``, ``host_nqn`` and ``max_disks`` may be null for a node that is not observed.
-
-``observed``: what is there, by node; a node that is left out, null or ``{}`` is *unknown*, never empty::
-
-    {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports},
-     "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
-               "vhost_controllers": vhost_get_controllers},
-     "host1": {"disks": what the module host_disk_info returns}}
-
-``options``: ``safe_mode`` (default true: no data is destroyed), ``force`` (default false: no disk in use is unplugged),
-``state`` (null, or the state that replaces the one of every item).
+``disks``, ``nodes`` and ``options`` are those of ``validate.py``, ``observed`` that of ``observed.py``; one more option
+is ``force`` (default false: no disk in use is unplugged).
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-import uuid as uuid_module
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,30}")
-NODE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DIRECTORY_PATTERN = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9_.-]*)+")
-SIZE_PATTERN = re.compile(r"([0-9]+) ?(B|KiB|MiB|GiB|TiB)?")
-UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-STATES = ("attached", "detached", "absent")
-INTERFACES = ("virtio-blk",)
-BLOCK_SIZES = (512, 4096)
-ACCESS = ("ssh", "none")
-BACKINGS = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
-"""Backing type → the ``product_name`` that SPDK gives such a bdev."""
-
-ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state")
-BACKING_KEYS = ("type", "block_size", "directory")
-
-SERIAL_LENGTH = 20
-"""A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID); the rest of a name is cut off."""
-TARGET_NAME_LENGTH = 14
-"""Leaves room for ``n`` and five digits of a namespace id in the serial."""
-MAX_NAMESPACES = 1024
-"""Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
-
-STAGES = ("unplug", "release", "bdevs", "subsystems", "controllers", "attach")
-
-
-class InvalidDisks(ValueError):
-    """The declaration cannot be right, whatever the nodes look like. ``errors`` has one message for each mistake."""
-
-    def __init__(self, errors: list[str]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = errors
-
-
-@dataclass
-class Disk:
-    """One valid item of the declaration, defaults filled in."""
-
-    name: str
-    size: int
-    backing: str
-    block_size: int
-    filename: str | None
-    target: str
-    ipu: str
-    host: str
-    physical_id: int | None
-    state: str
-
-    @property
-    def uuid(self) -> str:
-        return volume_uuid(self.name, self.target)
-
-    @property
-    def nqn(self) -> str:
-        return subsystem_nqn(self.target, self.ipu)
-
-
-def volume_uuid(name: str, target: str) -> str:
-    """The UUID of the bdev behind a virtual disk; it is how a volume of ours is told from somebody else's."""
-    return str(uuid_module.uuid5(uuid_module.NAMESPACE_DNS, f"{name}.{target}.ipdk.storage"))
-
-
-def subsystem_nqn(target: str, ipu: str) -> str:
-    """One subsystem for each pair of a storage target and an IPU, so that an IPU is admitted to its own disks only."""
-    return f"nqn.2022-06.io.ipdk:{target}:{ipu}"
-
-
-def subsystem_serial(nqn: str) -> str:
-    """A stable serial number for the subsystem: 20 characters are what Identify Controller has room for."""
-    return uuid_module.uuid5(uuid_module.NAMESPACE_DNS, nqn).hex[:SERIAL_LENGTH].upper()
-
-
-def human_size(size: int) -> str:
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if size % UNITS[unit] == 0:
-            return f"{size // UNITS[unit]} {unit}"
-    return f"{size} bytes"
-
-
-# Validation
-
-
-def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> list[Disk]:
-    """Check the declaration against itself and the inventory and fill in its defaults.
-
-    Raises :class:`InvalidDisks` with all mistakes found. What only the nodes' state can tell (a slot taken by
-    somebody else, a size that differs) is left to :func:`plan`.
-    """
-    options = options or {}
-    if not isinstance(disks, list):
-        raise InvalidDisks([f"virtual_disks: wanted a list of disks, got {_type_name(disks)}."])
-    errors: list[str] = []
-    override = options.get("state")
-    if override is not None and override not in STATES:
-        errors.append(f"virtual_disks_state: wanted one of {_listed(STATES)}, got {override!r}.")
-        override = None
-    valid = [
-        disk
-        for index, item in enumerate(disks)
-        for disk in [_Item(index, item, nodes, override, errors).disk()]
-        if disk is not None
-    ]
-    if options.get("safe_mode", True):
-        leave = (
-            "destroys data, and ipdk_safe_mode is true. "
-            "Set ipdk_safe_mode: false to allow it, or use detached to keep the data."
-        )
-        if override == "absent":
-            errors.append(f"virtual_disks_state: absent {leave}")
-        errors += [
-            f"virtual_disks[{index}] ({item.get('name')!r}): state absent {leave}"
-            for index, item in enumerate(disks)
-            if override is None and isinstance(item, dict) and item.get("state") == "absent"
-        ]
-    errors += _duplicates(disks, nodes, override)
-    errors += _too_many(valid, nodes)
-    if errors:
-        raise InvalidDisks(errors)
-    return valid
-
-
-class _Item:
-    """The checks of one item; every mistake goes to ``errors``, naming the item by index and name."""
-
-    def __init__(self, index: int, item: Any, nodes: dict[str, Any], override: str | None, errors: list[str]) -> None:
-        self.item = item
-        self.nodes = nodes
-        self.override = override
-        self.errors = errors
-        name = item.get("name") if isinstance(item, dict) else None
-        self.where = f"virtual_disks[{index}]" + (f" ({name!r})" if name is not None else "")
-        self.ok = True
-
-    def wrong(self, message: str) -> None:
-        self.ok = False
-        self.errors.append(f"{self.where}: {message}")
-
-    def disk(self) -> Disk | None:
-        if not isinstance(self.item, dict):
-            self.wrong(f"wanted a dictionary with name, size and backing, got {_type_name(self.item)}.")
-            return None
-        self._unknown_keys(self.item, ITEM_KEYS, "key")
-        name = self._name()
-        backing, block_size, directory = self._backing()
-        size = self._size(block_size)
-        target = self._target()
-        host, ipu = self._host()
-        physical_id = self._physical_id(ipu)
-        interface = self._choice(self.item, "interface", INTERFACES, "virtio-blk")
-        if self.item.get("interface") == "nvme":
-            self.errors.pop()
-            self.wrong(
-                "interface nvme is not supported yet: the IPU shows virtio-blk disks only. Use interface: virtio-blk."
-            )
-        state = self._choice(self.item, "state", STATES, "attached")
-        if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
-            return None
-        filename = None
-        if backing == "aio":
-            directory = directory or self.nodes["targets"][target].get("volumes_dir")
-            if not directory:
-                self.wrong(f"backing aio wants a directory on {target}: set backing.directory.")
-                return None
-            filename = f"{directory}/{name}.img"
-        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, self.override or state)
-
-    def _unknown_keys(self, given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
-        for key in given:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                self.wrong(f"unknown {what} {key!r}.{hint} Known: {_listed(known)}.")
-
-    def _choice(self, given: dict[str, Any], key: str, choices: tuple[str, ...], default: str | None) -> str | None:
-        value = given.get(key, default)
-        if value is None:
-            self.wrong(f"{key} is missing: wanted one of {_listed(choices)}.")
-            return None
-        if not isinstance(value, str) or value not in choices:
-            self.wrong(f"{key}: wanted one of {_listed(choices)}, got {value!r}.")
-            return None
-        return value
-
-    def _name(self) -> str | None:
-        name = self.item.get("name")
-        if name is None:
-            self.wrong("name is missing: wanted a unique name, such as vol00.")
-        elif not isinstance(name, str):
-            self.wrong(f"name: wanted a string, got {_type_name(name)}.")
-        elif not NAME_PATTERN.fullmatch(name) or ".." in name:
-            self.wrong(
-                "name: wanted 1 to 31 characters of a-z, 0-9, '_', '.', '-', the first a letter or digit, without '..' "
-                f"(it becomes a bdev and maybe a file), got {name!r}."
-            )
-        else:
-            return name
-        return None
-
-    def _backing(self) -> tuple[str | None, int, str | None]:
-        backing = self.item.get("backing")
-        if not isinstance(backing, dict):
-            got = "nothing" if backing is None else _type_name(backing)
-            self.wrong(f"backing: wanted a dictionary such as {{type: malloc, block_size: 512}}, got {got}.")
-            return None, 512, None
-        self._unknown_keys(backing, BACKING_KEYS, "key in backing:")
-        kind = self._choice(backing, "type", tuple(BACKINGS), None)
-        block_size = backing.get("block_size", 512)
-        if not _is_int(block_size) or block_size not in BLOCK_SIZES:
-            self.wrong(f"backing.block_size: wanted {_listed(BLOCK_SIZES)} (bytes), got {block_size!r}.")
-            block_size = 512
-        directory = backing.get("directory")
-        if directory is not None:
-            if kind != "aio":
-                self.wrong(f"backing.directory is for type aio, not for {kind}: leave it out.")
-            elif not isinstance(directory, str) or not DIRECTORY_PATTERN.fullmatch(directory):
-                self.wrong(f"backing.directory: wanted an absolute path without '..' or spaces, got {directory!r}.")
-        return kind, block_size, directory
-
-    def _size(self, block_size: int) -> int | None:
-        given = self.item.get("size")
-        match = SIZE_PATTERN.fullmatch(given) if isinstance(given, str) else None
-        if _is_int(given):
-            size = given
-        elif match:
-            size = int(match[1]) * UNITS[match[2]]
-        else:
-            got = "nothing" if given is None else repr(given)
-            self.wrong(f"size: wanted bytes, or a number with KiB, MiB, GiB or TiB (64MiB), got {got}.")
-            return None
-        if size <= 0:
-            self.wrong(f"size: wanted more than 0 bytes, got {given!r}.")
-        elif size % block_size:
-            lower = size - size % block_size
-            self.wrong(
-                f"size: {size} bytes is no multiple of the block size {block_size}; "
-                f"the nearest are {lower} and {lower + block_size}."
-            )
-        else:
-            return size
-        return None
-
-    def _target(self) -> str | None:
-        name = self._node("target", "targets", "storage_targets", "storage target")
-        if name is None:
-            return None
-        declared = self.nodes["targets"][name]
-        if len(name) > TARGET_NAME_LENGTH or not NODE_PATTERN.fullmatch(name):
-            self.wrong(
-                f"target {name!r}: the disk's serial is '<target>n<namespace>' and has {SERIAL_LENGTH} characters, so "
-                f"the name wants at most {TARGET_NAME_LENGTH} of letters, digits, '.', '_', '-', but has {len(name)}. "
-                "Rename it in the inventory."
-            )
-            return None
-        if not declared.get("address"):
-            self.wrong(
-                f"target {name!r} has no storage_target_address in the inventory: set the address it listens on."
-            )
-            return None
-        return name
-
-    def _host(self) -> tuple[str | None, str | None]:
-        name = self._node("host", "hosts", "ipu_hosts", "host")
-        if name is None:
-            return None, None
-        declared = self.nodes["hosts"][name]
-        ipus = self.nodes.get("ipus") or {}
-        ipu = declared.get("ipu")
-        if not ipu:
-            self.wrong(f"host {name!r} has no IPU: set host_ipu to one of {_listed(ipus) or 'the group ipus'}.")
-            return name, None
-        if ipu not in ipus:
-            self.wrong(
-                f"host {name!r}: host_ipu is {ipu!r}, which is not in the group ipus ({_listed(ipus) or 'empty'})."
-            )
-            return name, None
-        if not NODE_PATTERN.fullmatch(ipu):
-            self.wrong(f"IPU {ipu!r}: the name becomes part of an NQN; use letters, digits, '.', '_', '-'.")
-            return name, None
-        sharing = [other for other, other_declared in self.nodes["hosts"].items() if other_declared.get("ipu") == ipu]
-        if len(sharing) > 1:
-            self.wrong(f"IPU {ipu!r} stands behind several hosts ({_listed(sharing)}); its disks can have one only.")
-            return name, None
-        if declared.get("access", "ssh") not in ACCESS:
-            self.wrong(f"host {name!r}: ipdk_host_access: wanted one of {_listed(ACCESS)}, got {declared['access']!r}.")
-            return name, None
-        return name, ipu
-
-    def _node(self, key: str, kind: str, group: str, what: str) -> str | None:
-        known = self.nodes.get(kind) or {}
-        name = self.item.get(key)
-        if name is None:
-            if len(known) == 1:
-                return next(iter(known))
-            problem = f"there are {len(known)} ({_listed(known)})" if known else f"the group {group} is empty"
-            self.wrong(f"{key} may be left out only where there is exactly one {what}; {problem}.")
-            return None
-        if not isinstance(name, str):
-            self.wrong(f"{key}: wanted the name of a {what}, got {_type_name(name)}.")
-            return None
-        if name not in known:
-            close = difflib.get_close_matches(name, list(known), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            self.wrong(f"{key}: {name!r} is not in the group {group} ({_listed(known) or 'empty'}).{hint}")
-            return None
-        return name
-
-    def _physical_id(self, ipu: str | None) -> int | None:
-        value = self.item.get("physical_id")
-        if value is None:
-            return None
-        if not _is_int(value):
-            self.wrong(f"physical_id: wanted a whole number, got {_type_name(value)} {value!r}.")
-            return None
-        if ipu is not None:
-            slots = self.nodes["ipus"][ipu]["max_disks"]
-            if value < 0 or (slots is not None and value >= slots):
-                self.wrong(f"physical_id: {ipu} has slots 0 to {slots - 1} (ipu_max_virtual_disks), got {value}.")
-                return None
-        return value
-
-
-def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -> list[str]:
-    errors: list[str] = []
-    names: dict[str, int] = {}
-    slots: dict[tuple[str, int], int] = {}
-    hosts = nodes.get("hosts") or {}
-    for index, item in enumerate(disks):
-        if not isinstance(item, dict):
-            continue
-        name = item.get("name")
-        if isinstance(name, str) and names.setdefault(name, index) != index:
-            errors.append(
-                f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}: rename one."
-            )
-        physical_id = item.get("physical_id")
-        host = item.get("host", next(iter(hosts)) if len(hosts) == 1 else None)
-        ipu = hosts[host].get("ipu") if isinstance(host, str) and host in hosts else None
-        if not _is_int(physical_id) or ipu is None or (override or item.get("state")) == "absent":
-            continue
-        first = slots.setdefault((ipu, physical_id), index)
-        if first != index:
-            errors.append(
-                f"virtual_disks[{first}] ({disks[first].get('name')!r}) and virtual_disks[{index}] ({name!r}) both "
-                f"want physical_id {physical_id} on {ipu}: give one of them another, or leave it out."
-            )
-    return errors
-
-
-def _too_many(disks: list[Disk], nodes: dict[str, Any]) -> list[str]:
-    errors = []
-    wanted: dict[str, int] = {}
-    volumes: dict[tuple[str, str], int] = {}
-    for disk in disks:
-        if disk.state == "attached":
-            wanted[disk.ipu] = wanted.get(disk.ipu, 0) + 1
-        if disk.state != "absent":
-            volumes[disk.target, disk.ipu] = volumes.get((disk.target, disk.ipu), 0) + 1
-    for ipu, count in wanted.items():
-        slots = nodes["ipus"][ipu]["max_disks"]
-        if slots is not None and count > slots:
-            errors.append(
-                f"virtual_disks: {count} disks are to be attached through {ipu}, which has {slots} slots "
-                "(ipu_max_virtual_disks). Raise it and deploy the IPU again, or detach some."
-            )
-    for (target, ipu), count in volumes.items():
-        if count > MAX_NAMESPACES:
-            errors.append(
-                f"virtual_disks: {count} disks from {target} through {ipu}; "
-                f"one subsystem carries {MAX_NAMESPACES} at most."
-            )
-    return errors
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _type_name(value: Any) -> str:
-    for kind, name in (
-        (bool, "a boolean"),
-        (str, "a string"),
-        (int, "a number"),
-        (float, "a number with a fraction"),
-        (dict, "a dictionary"),
-        (list, "a list"),
-    ):
-        if isinstance(value, kind):
-            return name
-    return "nothing" if value is None else type(value).__name__
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(str(name) for name in names)
-
-
-# Reading what is there
-
-
-@dataclass
-class _Target:
-    """A storage target as observed."""
-
-    bdevs: dict[str, dict[str, Any]]
-    subsystems: dict[str, dict[str, Any]]
-    has_tcp: bool
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> _Target:
-        return cls(
-            {bdev["name"]: bdev for bdev in state["bdevs"]},
-            {subsystem["nqn"]: subsystem for subsystem in state["subsystems"]},
-            any(transport["trtype"].upper() == "TCP" for transport in state["transports"]),
-        )
-
-    def places(self, bdev: str) -> list[tuple[str, int]]:
-        """Where a bdev is a namespace: pairs of NQN and NSID."""
-        return [
-            (nqn, namespace["nsid"])
-            for nqn, subsystem in self.subsystems.items()
-            for namespace in subsystem.get("namespaces", [])
-            if namespace["bdev_name"] == bdev
-        ]
-
-
-@dataclass
-class _Ipu:
-    """An IPU as observed. ``devices`` maps physical ids to the name of the bdev behind (null where it is gone).
-
-    ``unplugged``: the physical ids of those that no QEMU is connected to, because the host was started anew.
-    """
-
-    controllers: dict[str, dict[str, Any]]
-    devices: dict[int, str | None]
-    unplugged: set[int]
-    bdevs: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> _Ipu:
-        devices: dict[int, str | None] = {}
-        unplugged = set()
-        for controller in state["vhost_controllers"]:
-            match = re.fullmatch(r"sma-([0-9]+)", controller["ctrlr"])
-            if match:
-                devices[int(match[1])] = controller.get("backend_specific", {}).get("block", {}).get("bdev")
-                if not controller.get("sessions"):
-                    unplugged.add(int(match[1]))
-        return cls(
-            {controller["name"]: controller for controller in state["nvme_controllers"]},
-            devices,
-            unplugged,
-            {bdev["name"]: bdev for bdev in state["bdevs"]},
-        )
-
-    def remembered(self, controller: str) -> dict[int, str]:
-        """NSID → UUID of a controller's bdevs."""
-        matches = [(re.fullmatch(re.escape(controller) + "n([0-9]+)", name), bdev) for name, bdev in self.bdevs.items()]
-        return {int(match[1]): bdev["uuid"] for match, bdev in matches if match}
-
-    def physical_id(self, bdev: str) -> int | None:
-        return next((physical_id for physical_id, behind in sorted(self.devices.items()) if behind == bdev), None)
-
-
-def disk_uses(disk: dict[str, Any]) -> list[str]:
-    """Why a disk of a host, as host_disk_info returns it, must not be unplugged now; empty if nothing uses it."""
-    uses = [f"mounted on {mount}" for mount in disk.get("mounts") or []]
-    uses += [f"used as swap ({swap})" for swap in disk.get("swaps") or []]
-    uses += [f"held by {holder}" for holder in disk.get("holders") or []]
-    if disk.get("open") and not uses:
-        uses.append("open in a process")
-    return uses
-
-
-# Planning
-
-
-@dataclass
-class _Step:
-    """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes.
-
-    ``disk`` is null for what several disks share (a controller, an existing subsystem).
-    """
-
-    stage: str
-    node: str
-    action: str
-    kind: str
-    name: str
-    disk: str | None
-    detail: str
-    arguments: dict[str, Any]
-    subsystem: dict[str, Any] | None = None
-    """What ``arguments`` is a namespace of."""
-    host: str | None = None
-    """Where ``serial`` has to appear (attach) or to disappear (unplug); null where nobody looks."""
-    serial: str | None = None
+from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import (
+    Ipu,
+    Target,
+    disk_uses,
+)
+from ansible_collections.ipdk.storage.plugins.plugin_utils.report import plan_text
+from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import (
+    STAGES,
+    Step,
+    module_arguments,
+)
+from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    BACKINGS,
+    MAX_NAMESPACES,
+    Disk,
+    bdev_name,
+    human_size,
+    subsystem_nqn,
+    subsystem_serial,
+    volume_uuid,
+)
 
 
 class _Refused(Exception):
@@ -548,15 +52,15 @@ class _Planner:
         self.disks = disks
         self.nodes = nodes
         self.force = force
-        self.targets = {name: _Target.of(observed[name]) for name in nodes["targets"] if observed.get(name)}
-        self.ipus = {name: _Ipu.of(observed[name]) for name in nodes["ipus"] if observed.get(name)}
+        self.targets = {name: Target.of(observed[name]) for name in nodes["targets"] if observed.get(name)}
+        self.ipus = {name: Ipu.of(observed[name]) for name in nodes["ipus"] if observed.get(name)}
         self.hosts = {
             name: {disk["serial"]: disk for disk in observed[name]["disks"] if disk.get("serial")}
             for name in nodes["hosts"]
             if observed.get(name)
         }
         self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.problems: list[dict[str, Any]] = []
         self.nsids = {
@@ -592,7 +96,9 @@ class _Planner:
         target, ipu = self.targets.get(disk.target), self.ipus.get(disk.ipu)
         if disk.physical_id is not None or target is None or ipu is None:
             return disk.physical_id
-        slots = [ipu.physical_id(f"{disk.target}n{nsid}") for nqn, nsid in target.places(disk.name) if nqn == disk.nqn]
+        slots = [
+            ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in target.places(disk.name) if nqn == disk.nqn
+        ]
         return slots[0] if slots else None
 
     def _add(
@@ -608,7 +114,7 @@ class _Planner:
         **more: Any,
     ) -> None:
         owner = disk.name if disk is not None else None
-        self.steps.append(_Step(stage, node, action, kind, name, owner, detail, arguments, **more))
+        self.steps.append(Step(stage, node, action, kind, name, owner, detail, arguments, **more))
 
     def _planned(self, stage: str, node: str, name: str) -> bool:
         return any(step.stage == stage and step.node == node and step.name == name for step in self.steps)
@@ -651,7 +157,7 @@ class _Planner:
         result["volume"] = volume is not None
         here = next((nsid for nqn, nsid in places if nqn == disk.nqn), None)
         if here is not None:
-            result.update(nsid=here, serial=f"{disk.target}n{here}")
+            result.update(nsid=here, serial=bdev_name(disk.target, here))
         first = len(self.steps)
         if disk.state == "attached":
             self._attach(disk, result, volume, places)
@@ -734,7 +240,7 @@ class _Planner:
             result["volume"] = True
         if result["serial"] is None:
             nsid = self._free_nsid(disk)
-            result.update(nsid=nsid, serial=f"{disk.target}n{nsid}")
+            result.update(nsid=nsid, serial=bdev_name(disk.target, nsid))
             self._add(
                 "subsystems",
                 disk.target,
@@ -774,9 +280,9 @@ class _Planner:
                 old,
                 f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk.",
             )
-        slot = self.ipus[old].physical_id(f"{disk.target}n{nsid}")
+        slot = self.ipus[old].physical_id(bdev_name(disk.target, nsid))
         if slot is not None:
-            self._unplug(disk, old, slot, f"{disk.target}n{nsid}")
+            self._unplug(disk, old, slot, bdev_name(disk.target, nsid))
         self._release(disk, nqn, nsid)
 
     def _free_nsid(self, disk: Disk) -> int:
@@ -912,7 +418,7 @@ class _Planner:
     def _volume_names(self, ipu: str) -> dict[str, str]:
         """The IPU's bdev names → the names of the volumes behind them on the storage targets."""
         return {
-            f"{target}n{namespace['nsid']}": namespace["bdev_name"]
+            bdev_name(target, namespace["nsid"]): namespace["bdev_name"]
             for target, state in self.targets.items()
             for namespace in state.subsystems.get(subsystem_nqn(target, ipu), {}).get("namespaces", [])
         }
@@ -923,7 +429,7 @@ class _Planner:
         self, disk: Disk, result: dict[str, Any], volume: dict[str, Any] | None, places: list[tuple[str, int]]
     ) -> None:
         for ipu, state in self.ipus.items():
-            serials = {f"{disk.target}n{nsid}" for nqn, nsid in places if nqn == subsystem_nqn(disk.target, ipu)}
+            serials = {bdev_name(disk.target, nsid) for nqn, nsid in places if nqn == subsystem_nqn(disk.target, ipu)}
             serials |= {bdev["name"] for bdev in state.bdevs.values() if bdev["uuid"] == disk.uuid}
             for slot, behind in sorted(state.devices.items()):
                 if behind in serials:
@@ -1029,13 +535,13 @@ class _Planner:
 def plan(
     disks: Any, nodes: dict[str, Any], observed: dict[str, Any], options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What has to be done so that the disks are what the list says. Raises :class:`InvalidDisks`.
+    """What has to be done so that the disks are what the list says. Raises InvalidDisks.
 
     Returns a dictionary with
 
     - ``steps``: in order, each with ``stage``, ``node``, ``action``, ``kind``, ``name``, ``disk``, ``detail``, and what
       its module is told (``arguments``, ``subsystem``) and where it shows (``host``, ``serial``)
-    - ``nodes``: for each node with steps, the arguments of the modules that take them (see :func:`module_arguments`)
+    - ``nodes``: for each node with steps, the arguments of the modules that take them (see ``steps.module_arguments``)
     - ``disks``: in the list's order, each with its names on all sides, ``action``, ``converged`` and ``reason``
     - ``unmanaged``: ``{node, kind, name}`` of what is ours and not in the list
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
@@ -1065,139 +571,5 @@ def plan(
         "unmanaged": unmanaged,
         "problems": problems,
         "summary": summary,
-        "text": _text(planner.steps, summary, problems, unmanaged),
+        "text": plan_text(planner.steps, summary, problems, unmanaged),
     }
-
-
-def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Steps → module arguments, by node.
-
-    Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev),
-    ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach`` (for sma_device),
-    ``controllers`` (for spdk_nvme_controller). Host: ``absent`` and ``present`` (serials, for host_disk_info).
-    """
-    rendered: dict[str, dict[str, Any]] = {}
-
-    def entry(node: str, key: str) -> list[Any]:
-        return rendered.setdefault(node, {}).setdefault(key, [])
-
-    for step in steps:
-        stage, node, arguments = step["stage"], step["node"], step["arguments"]
-        if step["subsystem"]:
-            subsystems = entry(node, stage)
-            nqn = step["subsystem"]["nqn"]
-            subsystem = next((known for known in subsystems if known["nqn"] == nqn), None)
-            if subsystem is None:
-                subsystem = {**step["subsystem"], "namespaces": []}
-                subsystems.append(subsystem)
-            if arguments:
-                subsystem["namespaces"].append(arguments)
-        else:
-            entry(node, stage).append(arguments)
-        if stage == "bdevs" and "filename" in arguments:
-            if arguments["state"] == "absent":
-                entry(node, "files_absent").append(arguments["filename"])
-            else:
-                files = entry(node, "files_present")
-                same = next((group for group in files if group["size"] == arguments["size"]), None)
-                if same is None:
-                    same = {"size": arguments["size"], "paths": []}
-                    files.append(same)
-                same["paths"].append(arguments["filename"])
-        if step["host"] is not None:
-            entry(step["host"], "absent" if stage == "unplug" else "present").append(step["serial"])
-    return rendered
-
-
-def after_unplug(
-    planned: dict[str, Any], devices: dict[str, list[dict[str, Any]]], still_there: dict[str, list[str]]
-) -> dict[str, Any]:
-    """What is left to do once the unplugging has been tried: a disk that did not come off keeps all that is behind it.
-
-    ``devices``: by IPU, what sma_device returned (``physical_id``, ``state``); nothing for an IPU that is left out.
-    ``still_there``: by host, the serials that did not go. Returns ``nodes`` as in a plan, and ``stuck``, the disks for
-    which nothing more is done: those that did not come off, and those that were to get their slots.
-    """
-    stuck: set[str] = set()
-    slots: set[tuple[str, int]] = set()
-    for step in planned["steps"]:
-        slot = (step["node"], step["arguments"].get("physical_id"))
-        if step["stage"] == "unplug":
-            gone = any(
-                device["physical_id"] == slot[1] and device["state"] == "absent"
-                for device in devices.get(slot[0]) or []
-            )
-            if not gone or step["serial"] in (still_there.get(step["host"]) or []):
-                stuck.add(step["disk"])
-                slots.add(slot)
-        elif step["stage"] == "attach" and slot in slots:
-            stuck.add(step["disk"])
-    left = [step for step in planned["steps"] if step["stage"] != "unplug" and step["disk"] not in stuck]
-    return {"nodes": module_arguments(left), "stuck": sorted(stuck)}
-
-
-def _text(
-    steps: list[_Step], summary: dict[str, int], problems: list[dict[str, Any]], unmanaged: list[dict[str, Any]]
-) -> list[str]:
-    """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
-    lines = [
-        f"{summary['attach']} to attach, {summary['detach']} to detach, {summary['destroy']} to destroy, "
-        f"{summary['unchanged']} unchanged, {summary['not_converged']} not converged"
-    ]
-    groups: dict[tuple[str, str, str, str], list[str]] = {}
-    for step in steps:
-        groups.setdefault((step.stage, step.node, step.action, step.kind), []).append(step.name)
-    lines += [
-        f"{node}: {action} {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
-        for (_stage, node, action, kind), names in groups.items()
-    ]
-    lines += [f"not converged: {problem['message']}" for problem in problems]
-    others: dict[tuple[str, str], list[str]] = {}
-    for item in unmanaged:
-        others.setdefault((item["node"], item["kind"]), []).append(item["name"])
-    lines += [
-        f"{node}: left alone, not in the list: {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
-        for (node, kind), names in others.items()
-    ]
-    return lines
-
-
-def _some(names: list[str], limit: int = 6) -> str:
-    if len(names) <= limit:
-        return ", ".join(names)
-    return ", ".join(names[: limit - 1]) + f", … {names[-1]}"
-
-
-def report(
-    planned: dict[str, Any], seen: dict[str, Any], failures: dict[str, list[str]] | None = None
-) -> list[dict[str, Any]]:
-    """The disks of a plan as they are afterwards.
-
-    ``seen``: host_disk_info's ``disks`` by host (null or left out: nobody looked). ``failures``: by node, what went
-    wrong there. Each disk gets ``visible`` (null: unknown), ``device`` (``/dev/vdb``), ``by_id`` and ``pci_address``. A
-    disk that its host sees or misses against its state, or that had to be changed on a node with failures where nobody
-    can look, is not converged.
-    """
-    failures = failures or {}
-    reported = []
-    for disk in planned["disks"]:
-        host = seen.get(disk["host"])
-        there = next((entry for entry in host or [] if entry.get("serial") and entry["serial"] == disk["serial"]), None)
-        visible = None if host is None else there is not None
-        after = dict(disk, visible=visible, device=None, by_id=None, pci_address=None)
-        if there is not None:
-            after.update(device=there["path"], by_id=there.get("by_id"), pci_address=there.get("pci_address"))
-        if disk["converged"]:
-            failed = [
-                f"{node}: {text}"
-                for node in (disk["target"], disk["ipu"], disk["host"])
-                for text in failures.get(node, [])
-            ]
-            right = visible is None or disk["serial"] is None or visible == (disk["state"] == "attached")
-            if not right:
-                state = "does not see it" if disk["state"] == "attached" else "still sees it"
-                after.update(converged=False, reason="; ".join([f"{disk['host']} {state}", *failed]))
-            elif failed and disk["action"] != "none" and visible is None:
-                after.update(converged=False, reason="; ".join(failed))
-        reported.append(after)
-    return reported

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.plugin_utils import planner
+from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, virtual_disk
 from world import World, disk, nodes
 
 NOTHING = {"attach": 0, "detach": 0, "destroy": 0, "not_converged": 0}
@@ -37,7 +37,7 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
     world = World(nodes())
     planned = converge(world, [disk()])
     assert stages(planned) == [("bdevs", "st1"), ("subsystems", "st1"), ("controllers", "ipu1"), ("attach", "ipu1")]
-    uuid = planner.volume_uuid("vol00", "st1")
+    uuid = virtual_disk.volume_uuid("vol00", "st1")
     nqn = "nqn.2022-06.io.ipdk:st1:ipu1"
     host_nqn = world.inventory["ipus"]["ipu1"]["host_nqn"]
     assert planned["nodes"] == {
@@ -55,7 +55,7 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
             "subsystems": [
                 {
                     "nqn": nqn,
-                    "serial_number": planner.subsystem_serial(nqn),
+                    "serial_number": virtual_disk.subsystem_serial(nqn),
                     "model_number": "ipdk.storage",
                     "max_namespaces": 1024,
                     "hosts": [host_nqn],
@@ -124,7 +124,7 @@ def test_detach_keeps_everything_but_the_device() -> None:
     planned = converge(world, [disk("a", state="detached"), disk("b")])
     assert stages(planned) == [("unplug", "ipu1")]
     assert planned["nodes"] == {
-        "ipu1": {"unplug": [{"physical_id": 0, "volume": planner.volume_uuid("a", "st1"), "state": "absent"}]},
+        "ipu1": {"unplug": [{"physical_id": 0, "volume": virtual_disk.volume_uuid("a", "st1"), "state": "absent"}]},
         "host1": {"absent": ["st1n1"]},
     }
     assert planned["disks"][0]["serial"] == "st1n1" and planned["disks"][0]["handle"] is None
@@ -308,7 +308,7 @@ def test_a_bdev_of_somebody_else_is_left_alone() -> None:
         "block_size": 512,
         "num_blocks": 131072,
     }
-    for state in planner.STATES:
+    for state in virtual_disk.STATES:
         planned = plan(world, [disk(state=state)], safe_mode=False)
         assert planned["steps"] == []
         assert "it was not made for this virtual disk and is left alone" in planned["problems"][0]["message"]
@@ -416,7 +416,7 @@ def test_a_device_that_a_restarted_host_lost_is_attached_again(access: str) -> N
     world.unplugged["ipu1"].add(1)
     planned = converge(world, [disk("a"), disk("b")])
     assert planned["nodes"]["ipu1"]["attach"] == [
-        {"physical_id": 1, "volume": planner.volume_uuid("b", "st1"), "state": "present"}
+        {"physical_id": 1, "volume": virtual_disk.volume_uuid("b", "st1"), "state": "present"}
     ]
     assert planned["nodes"].get("host1") == ({"present": ["st1n2"]} if access == "ssh" else None)
     assert planned["steps"][0]["detail"] == "st1n2: ipu1 has the device, but host1 does not"
@@ -429,7 +429,9 @@ def test_a_device_that_the_host_does_not_see_is_attached_again() -> None:
     observed["host1"]["disks"] = []
     planned = planner.plan([disk()], world.inventory, observed)
     assert planned["nodes"] == {
-        "ipu1": {"attach": [{"physical_id": 0, "volume": planner.volume_uuid("vol00", "st1"), "state": "present"}]},
+        "ipu1": {
+            "attach": [{"physical_id": 0, "volume": virtual_disk.volume_uuid("vol00", "st1"), "state": "present"}]
+        },
         "host1": {"present": ["st1n1"]},
     }
 
@@ -513,21 +515,21 @@ def test_a_disk_that_did_not_come_off_keeps_what_is_behind_it() -> None:
     assert planned["problems"] == []
     gone, there = {"physical_id": 0, "state": "absent"}, {"physical_id": 1, "state": "present"}
 
-    everything = planner.after_unplug(planned, {"ipu1": [gone, {**there, "state": "absent"}]}, {})
+    everything = steps.after_unplug(planned, {"ipu1": [gone, {**there, "state": "absent"}]}, {})
     assert everything["stuck"] == []
     assert [bdev["name"] for bdev in everything["nodes"]["st1"]["bdevs"]] == ["a", "b", "d", "e"]
     assert "unplug" not in everything["nodes"]["ipu1"]
 
-    one = planner.after_unplug(planned, {"ipu1": [gone, there]}, {})
+    one = steps.after_unplug(planned, {"ipu1": [gone, there]}, {})
     assert one["stuck"] == ["b", "d"], "d was to get the slot of b"
     assert [bdev["name"] for bdev in one["nodes"]["st1"]["bdevs"]] == ["a", "e"]
     assert [namespace["bdev"] for namespace in one["nodes"]["st1"]["release"][0]["namespaces"]] == ["a"]
     assert [device["physical_id"] for device in one["nodes"]["ipu1"]["attach"]] == [0]
 
-    seen = planner.after_unplug(planned, {"ipu1": [gone, {**there, "state": "absent"}]}, {"host1": ["st1n1"]})
+    seen = steps.after_unplug(planned, {"ipu1": [gone, {**there, "state": "absent"}]}, {"host1": ["st1n1"]})
     assert seen["stuck"] == ["a", "e"]
 
-    none = planner.after_unplug(planned, {}, {})
+    none = steps.after_unplug(planned, {}, {})
     assert none["stuck"] == ["a", "b", "d", "e"]
     assert none["nodes"] == {}
 
@@ -543,7 +545,7 @@ def test_the_report_is_what_the_host_sees() -> None:
     seen = [
         {"serial": "st1n1", "path": "/dev/vdb", "by_id": "/dev/disk/by-id/virtio-st1n1", "pci_address": "0000:01:00.0"}
     ]
-    a, b, c = planner.report(planned, {"host1": seen})
+    a, b, c = report.report(planned, {"host1": seen})
     assert (a["converged"], a["visible"], a["device"], a["pci_address"]) == (True, True, "/dev/vdb", "0000:01:00.0")
     assert a["by_id"] == "/dev/disk/by-id/virtio-st1n1"
     assert (b["converged"], b["visible"], b["reason"]) == (False, False, "host1 does not see it")
@@ -554,13 +556,13 @@ def test_the_report_of_a_detached_disk_and_of_failures() -> None:
     world = World(nodes(hosts=2, access="none"))
     disks = [disk("a", host="host1"), disk("b", host="host2")]
     planned = plan(world, disks)
-    a, b = planner.report(planned, {}, {"ipu1": ["SMA does not answer"]})
+    a, b = report.report(planned, {}, {"ipu1": ["SMA does not answer"]})
     assert (a["converged"], a["reason"]) == (False, "ipu1: SMA does not answer")
     assert b["converged"] is True
     world = World(nodes())
     converge(world, [disk("a")])
     planned = plan(world, [disk("a", state="detached")])
-    (a,) = planner.report(planned, {"host1": [{"serial": "st1n1", "path": "/dev/vdb"}]})
+    (a,) = report.report(planned, {"host1": [{"serial": "st1n1", "path": "/dev/vdb"}]})
     assert (a["converged"], a["reason"]) == (False, "host1 still sees it")
-    (a,) = planner.report(planned, {"host1": []})
+    (a,) = report.report(planned, {"host1": []})
     assert (a["converged"], a["visible"]) == (True, False)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.plugin_utils import planner
+from ansible_collections.ipdk.storage.plugins.plugin_utils import validate, virtual_disk
 from world import disk, nodes
 
 TWO = nodes(targets=2, hosts=2)
@@ -98,8 +98,8 @@ BAD_ITEMS: list[tuple[str, Any, str]] = [
 
 
 def errors(disks: Any, inventory: dict[str, Any] | None = None, **options: Any) -> list[str]:
-    with pytest.raises(planner.InvalidDisks) as caught:
-        planner.validate(disks, inventory or nodes(), options)
+    with pytest.raises(validate.InvalidDisks) as caught:
+        validate.validate(disks, inventory or nodes(), options)
     return caught.value.errors
 
 
@@ -137,7 +137,7 @@ def test_two_at_one_physical_id_on_one_ipu() -> None:
 
 def test_one_physical_id_on_two_ipus_is_fine() -> None:
     disks = [disk("a", physical_id=3, host="host1", target="st1"), disk("b", physical_id=3, host="host2", target="st1")]
-    assert [valid.ipu for valid in planner.validate(disks, TWO)] == ["ipu1", "ipu2"]
+    assert [valid.ipu for valid in validate.validate(disks, TWO)] == ["ipu1", "ipu2"]
 
 
 def test_more_disks_than_slots() -> None:
@@ -147,11 +147,11 @@ def test_more_disks_than_slots() -> None:
         "Raise it and deploy the IPU again, or detach some."
     ]
     detached = [disk(f"v{n}", state="detached" if n == 0 else "attached") for n in range(5)]
-    assert len(planner.validate(detached, nodes(slots=4))) == 5
+    assert len(validate.validate(detached, nodes(slots=4))) == 5
 
 
 def test_more_volumes_than_namespaces() -> None:
-    count = planner.MAX_NAMESPACES + 1
+    count = virtual_disk.MAX_NAMESPACES + 1
     found = errors([disk(f"v{n}", state="detached") for n in range(count)], nodes(slots=4))
     assert found == [f"virtual_disks: {count} disks from st1 through ipu1; one subsystem carries 1024 at most."]
 
@@ -214,14 +214,14 @@ def test_aio_wants_a_directory() -> None:
 
 
 def test_defaults() -> None:
-    (valid,) = planner.validate([{"name": "v", "size": 512, "backing": {"type": "null"}}], nodes())
+    (valid,) = validate.validate([{"name": "v", "size": 512, "backing": {"type": "null"}}], nodes())
     assert (valid.target, valid.host, valid.ipu, valid.block_size) == ("st1", "host1", "ipu1", 512)
     assert (valid.state, valid.physical_id, valid.filename) == ("attached", None, None)
 
 
 def test_an_aio_volume_is_a_file_named_after_the_disk() -> None:
     items = [disk("a", backing={"type": "aio"}), disk("b", backing={"type": "aio", "directory": "/srv/vol"})]
-    assert [valid.filename for valid in planner.validate(items, nodes())] == [
+    assert [valid.filename for valid in validate.validate(items, nodes())] == [
         "/var/lib/ipdk/st1/volumes/a.img",
         "/srv/vol/b.img",
     ]
@@ -240,12 +240,12 @@ def test_an_aio_volume_is_a_file_named_after_the_disk() -> None:
     ],
 )
 def test_sizes(given: Any, size: int) -> None:
-    assert planner.validate([disk(size=given)], nodes())[0].size == size
+    assert validate.validate([disk(size=given)], nodes())[0].size == size
 
 
 def test_one_state_for_all() -> None:
     disks = [disk("a"), disk("b", state="absent")]
-    assert {valid.state for valid in planner.validate(disks, nodes(), {"state": "detached"})} == {"detached"}
+    assert {valid.state for valid in validate.validate(disks, nodes(), {"state": "detached"})} == {"detached"}
     assert errors(disks, state="absent") == [
         "virtual_disks_state: absent destroys data, and ipdk_safe_mode is true. Set ipdk_safe_mode: false to allow it, "
         "or use detached to keep the data."
@@ -253,12 +253,12 @@ def test_one_state_for_all() -> None:
     assert errors(disks, state="gone", safe_mode=False) == [
         "virtual_disks_state: wanted one of attached, detached, absent, got 'gone'."
     ]
-    valid = planner.validate(disks, nodes(), {"state": "absent", "safe_mode": False})
+    valid = validate.validate(disks, nodes(), {"state": "absent", "safe_mode": False})
     assert {item.state for item in valid} == {"absent"}
 
 
 def test_names_are_those_of_the_architecture() -> None:
-    (valid,) = planner.validate([disk()], nodes())
-    assert valid.uuid == planner.volume_uuid("vol00", "st1") == "47d87672-66b1-551c-9cb7-a5dfe2961466"
+    (valid,) = validate.validate([disk()], nodes())
+    assert valid.uuid == virtual_disk.volume_uuid("vol00", "st1") == "47d87672-66b1-551c-9cb7-a5dfe2961466"
     assert valid.nqn == "nqn.2022-06.io.ipdk:st1:ipu1"
-    assert len(planner.subsystem_serial(valid.nqn)) == 20
+    assert len(virtual_disk.subsystem_serial(valid.nqn)) == 20

@@ -1,0 +1,78 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Plans and results for a human: a plan as lines, and what has become of its disks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
+
+
+def plan_text(
+    steps: list[Step], summary: dict[str, int], problems: list[dict[str, Any]], unmanaged: list[dict[str, Any]]
+) -> list[str]:
+    """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
+    lines = [
+        f"{summary['attach']} to attach, {summary['detach']} to detach, {summary['destroy']} to destroy, "
+        f"{summary['unchanged']} unchanged, {summary['not_converged']} not converged"
+    ]
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for step in steps:
+        groups.setdefault((step.stage, step.node, step.action, step.kind), []).append(step.name)
+    lines += [
+        f"{node}: {action} {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
+        for (_stage, node, action, kind), names in groups.items()
+    ]
+    lines += [f"not converged: {problem['message']}" for problem in problems]
+    others: dict[tuple[str, str], list[str]] = {}
+    for item in unmanaged:
+        others.setdefault((item["node"], item["kind"]), []).append(item["name"])
+    lines += [
+        f"{node}: left alone, not in the list: {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
+        for (node, kind), names in others.items()
+    ]
+    return lines
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    if len(names) <= limit:
+        return ", ".join(names)
+    return ", ".join(names[: limit - 1]) + f", … {names[-1]}"
+
+
+def report(
+    planned: dict[str, Any], seen: dict[str, Any], failures: dict[str, list[str]] | None = None
+) -> list[dict[str, Any]]:
+    """The disks of a plan as they are afterwards.
+
+    ``seen``: host_disk_info's ``disks`` by host (null or left out: nobody looked). ``failures``: by node, what went
+    wrong there. Each disk gets ``visible`` (null: unknown), ``device`` (``/dev/vdb``), ``by_id`` and ``pci_address``. A
+    disk that its host sees or misses against its state, or that had to be changed on a node with failures where nobody
+    can look, is not converged.
+    """
+    failures = failures or {}
+    reported = []
+    for disk in planned["disks"]:
+        host = seen.get(disk["host"])
+        there = next((entry for entry in host or [] if entry.get("serial") and entry["serial"] == disk["serial"]), None)
+        visible = None if host is None else there is not None
+        after = dict(disk, visible=visible, device=None, by_id=None, pci_address=None)
+        if there is not None:
+            after.update(device=there["path"], by_id=there.get("by_id"), pci_address=there.get("pci_address"))
+        if disk["converged"]:
+            failed = [
+                f"{node}: {text}"
+                for node in (disk["target"], disk["ipu"], disk["host"])
+                for text in failures.get(node, [])
+            ]
+            right = visible is None or disk["serial"] is None or visible == (disk["state"] == "attached")
+            if not right:
+                state = "does not see it" if disk["state"] == "attached" else "still sees it"
+                after.update(converged=False, reason="; ".join([f"{disk['host']} {state}", *failed]))
+            elif failed and disk["action"] != "none" and visible is None:
+                after.update(converged=False, reason="; ".join(failed))
+        reported.append(after)
+    return reported

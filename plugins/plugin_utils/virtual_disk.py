@@ -1,0 +1,71 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A virtual disk and how it is called on each side; nothing else computes these names."""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from dataclasses import dataclass
+
+UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+STATES = ("attached", "detached", "absent")
+
+BACKINGS = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
+"""Backing type → the ``product_name`` that SPDK gives such a bdev."""
+SERIAL_LENGTH = 20
+"""A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID); the rest of a name is cut off."""
+MAX_NAMESPACES = 1024
+"""Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
+
+
+@dataclass
+class Disk:
+    """One valid item of the declaration, defaults filled in."""
+
+    name: str
+    size: int
+    backing: str
+    block_size: int
+    filename: str | None
+    target: str
+    ipu: str
+    host: str
+    physical_id: int | None
+    state: str
+
+    @property
+    def uuid(self) -> str:
+        return volume_uuid(self.name, self.target)
+
+    @property
+    def nqn(self) -> str:
+        return subsystem_nqn(self.target, self.ipu)
+
+
+def volume_uuid(name: str, target: str) -> str:
+    """The UUID of the bdev behind a virtual disk; it is how a volume of ours is told from somebody else's."""
+    return str(uuid_module.uuid5(uuid_module.NAMESPACE_DNS, f"{name}.{target}.ipdk.storage"))
+
+
+def subsystem_nqn(target: str, ipu: str) -> str:
+    """One subsystem for each pair of a storage target and an IPU, so that an IPU is admitted to its own disks only."""
+    return f"nqn.2022-06.io.ipdk:{target}:{ipu}"
+
+
+def subsystem_serial(nqn: str) -> str:
+    """A stable serial number for the subsystem: 20 characters are what Identify Controller has room for."""
+    return uuid_module.uuid5(uuid_module.NAMESPACE_DNS, nqn).hex[:SERIAL_LENGTH].upper()
+
+
+def bdev_name(target: str, nsid: int) -> str:
+    """A namespace's bdev on the IPU, whose NVMe controller has the storage target's name; the host's serial, too."""
+    return f"{target}n{nsid}"
+
+
+def human_size(size: int) -> str:
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size % UNITS[unit] == 0:
+            return f"{size // UNITS[unit]} {unit}"
+    return f"{size} bytes"
