@@ -131,9 +131,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._ended = True
         if not self._ready.done():
-            self._ready.cancel()
+            # No cancellation: that would end the task which opens, and whoever waits for it would wait for ever.
+            self._fail(f"{self.name}: closed before it was open")
         for request in self.queue.take_requests():
             request.done(request, Sc.ABORTED_SQ_DELETION, 0)
+
+    def _fail(self, text: str) -> None:
+        self._ready.set_exception(ConnectionAbortedError(text))
+        self._ready.exception()  # seen, if nobody waits for it any more
 
     def _is_ready(self) -> None:
         if not self._ready.done():
@@ -167,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._ended:
             return
         if not self._ready.done():
-            self._ready.set_exception(ConnectionAbortedError(f"{self.name}: {reason}"))
+            self._fail(f"{self.name}: {reason}")
             self._transport.close()
             self._end()
             return

@@ -90,7 +90,8 @@ class Discovery:
             await asyncio.gather(*(self._detach(entry) for entry in self.entries))
         self.entries = []
         if not self._attached.done():
-            self._attached.cancel()
+            self._attached.set_exception(OSError(errno.ECANCELED, os.strerror(errno.ECANCELED)))
+            self._attached.exception()  # seen, if nobody waits for it
 
     async def _follow(self) -> None:
         while True:
