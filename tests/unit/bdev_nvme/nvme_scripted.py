@@ -1,4 +1,4 @@
-"""A small NVMe/TCP controller that misbehaves when it is told to: one namespace of 1 MiB in memory."""
+"""A small NVMe/TCP controller that misbehaves when it is told to: namespaces of 1 MiB in memory."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class ScriptedController:
         self.memory = bytearray(BLOCKS * 512)
         self.on_io: Callable[[Queue, nvme.Command], bool] = lambda queue, command: False
         self.on_abort: Callable[[int], None] = lambda cid: None
+        self.on_admin: Callable[[Queue, nvme.Command], bool] = lambda queue, command: False
+        """Sees the commands of the admin queue first, as ``on_io`` those of the others."""
+        self.namespaces = {1: bytes(range(16))}
+        """Their NGUIDs, by NSID. They share the memory."""
         self.deaf = False
         """Answer nothing at all."""
         self.connections = 0
@@ -70,6 +74,15 @@ class ScriptedController:
         self.terminations: list[TermReq] = []
         """What hosts complained about."""
         self._ready = 0
+        self._event_requests: list[tuple[Queue, nvme.Command]] = []
+        self._changed: list[int] = []
+
+    def change(self, namespaces: dict[int, bytes], changed: list[int]) -> None:
+        """From now on there are these namespaces; the host is told that these identifiers have changed."""
+        self.namespaces = namespaces
+        self._changed = changed
+        queue, command = self._event_requests.pop()
+        queue.complete(command, value=nvme.EVENT_NAMESPACE_CHANGED)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -101,13 +114,15 @@ class ScriptedController:
             if not self.on_io(queue, command):
                 self.io(queue, command, data)
         else:
-            self._admin(queue, command)
+            if not self.on_admin(queue, command):
+                self.admin(queue, command)
 
     def _fabrics(self, queue: Queue, command: nvme.Command) -> None:
         if command.fctype == Fabrics.CONNECT:
             queue.qid = command.cdw10 >> 16
             if not queue.qid:
                 self._ready = 0  # each admin queue is a new controller
+                self._event_requests.clear()
             queue.complete(command, value=1)
         elif command.fctype == Fabrics.PROPERTY_SET:
             self._ready = command.cdw12 & 1 | (0x8 if command.cdw12 >> 14 & 3 else 0)
@@ -116,29 +131,40 @@ class ScriptedController:
             value = {nvme.Property.CSTS: self._ready, nvme.Property.VS: 0x00010300}.get(command.cdw11, 0)
             queue.complete(command, value=value)
 
-    def _admin(self, queue: Queue, command: nvme.Command) -> None:
+    def admin(self, queue: Queue, command: nvme.Command) -> None:
+        """Do it as it should be done."""
         if command.opcode == Admin.IDENTIFY:
-            queue.give(command, self._identify(command.cdw10))
+            queue.give(command, self._identify(command.cdw10, command.nsid))
+        elif command.opcode == Admin.GET_LOG_PAGE:
+            queue.give(command, nvme.namespace_list(self._changed))
+        elif command.opcode == Admin.ASYNC_EVENT_REQUEST:
+            self._event_requests.append((queue, command))
         elif command.opcode == Admin.GET_FEATURES and command.cdw10 == Feature.KEEP_ALIVE_TIMER:
             queue.complete(command, value=self.keep_alive)
         elif command.opcode == Admin.ABORT:
             self.on_abort(command.cdw10 >> 16)
             queue.complete(command)
-        elif command.opcode != Admin.ASYNC_EVENT_REQUEST:
+        else:
             queue.complete(command)
 
     keep_alive = 0
     """What the controller says that the keep alive timer is, in milliseconds."""
 
-    def _identify(self, cns: int) -> bytes:
+    def _identify(self, cns: int, nsid: int) -> bytes:
         if cns == Cns.CONTROLLER:
             return nvme.IDENTIFY_CONTROLLER.pack(
-                mdts=5, cmic=2, oncs=5, ioccsz=(CAPSULE + 64) // 16, subnqn=NQN.encode()
+                mdts=5,
+                cmic=2,
+                oncs=5,
+                aerl=3,
+                oaes=nvme.NOTICE_NAMESPACE,
+                ioccsz=(CAPSULE + 64) // 16,
+                subnqn=NQN.encode(),
             )
         if cns == Cns.ACTIVE_NAMESPACES:
-            return nvme.namespace_list([1])
-        if cns == Cns.NAMESPACE:
-            return nvme.IDENTIFY_NAMESPACE.pack(nsze=BLOCKS, nmic=1, lbaf0_lbads=9, nguid=bytes(range(16)))
+            return nvme.namespace_list(self.namespaces)
+        if cns == Cns.NAMESPACE and nsid in self.namespaces:
+            return nvme.IDENTIFY_NAMESPACE.pack(nsze=BLOCKS, nmic=1, lbaf0_lbads=9, nguid=self.namespaces[nsid])
         return bytes(4096)
 
     def io(self, queue: Queue, command: nvme.Command, data: bytes = b"") -> None:

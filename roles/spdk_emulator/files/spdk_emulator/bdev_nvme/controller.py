@@ -141,6 +141,7 @@ class Controller:
         self._held: list[Request] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._events: set[int] = set()
+        """What was told and is not dealt with. While the controller is not live, it waits."""
         self._event_task: asyncio.Task[Any] | None = None
         self._recovery: asyncio.Task[Any] | None = None
         self._reset_waiters: list[asyncio.Future[bool]] = []
@@ -367,6 +368,8 @@ class Controller:
         while True:
             await self._identify(page, Cns.ACTIVE_NAMESPACES, nsids[-1] if nsids else 0)
             more = nvme.parse_namespace_list(page)
+            if more and nsids and more[0] <= nsids[-1]:
+                raise ConnectionAbortedError(f"{self.name}: the list of namespaces after {nsids[-1]} has {more[0]}")
             nsids += more
             if len(more) < nvme.NAMESPACE_LIST_LIMIT:
                 return nsids
@@ -411,10 +414,14 @@ class Controller:
         )
 
     async def _identifiers(self, nsid: int) -> dict[int, bytes]:
+        """None from controllers that claim to have them and do not, or where the namespace is gone by now."""
         if self.version < 0x00010300:
             return {}
         page = bytearray(nvme.PAGE_SIZE)
-        await self._identify(page, Cns.NAMESPACE_DESCRIPTORS, nsid)
+        try:
+            await self._identify(page, Cns.NAMESPACE_DESCRIPTORS, nsid)
+        except NvmeError:
+            return {}
         return dict(nvme.parse_namespace_descriptors(page))
 
     @property
@@ -479,7 +486,11 @@ class Controller:
 
     def _event(self, event: int) -> None:
         self._events.add(event)
-        if self._event_task is None:
+        self._start_events()
+
+    def _start_events(self) -> None:
+        """Not before all is learned: what an event tells is newer, and would be overwritten with what is older."""
+        if self.live and self._events and self._event_task is None:
             self._event_task = self._run(self._handle_events())
 
     def refresh_ana(self) -> None:
@@ -487,36 +498,55 @@ class Controller:
         self._event(nvme.EVENT_ANA_CHANGED)
 
     async def _handle_events(self) -> None:
+        admin = self.admin
         try:
-            while self._events and self._admin is not None:
-                event = self._events.pop()
-                if event == nvme.EVENT_NAMESPACE_CHANGED:
-                    await self._namespaces_changed()
-                elif event == nvme.EVENT_ANA_CHANGED:
-                    await self._learn_ana()
-                    self.owner.state_changed(self)
-                elif event == nvme.EVENT_DISCOVERY_CHANGED:
-                    self.owner.discovery_changed(self)
-        except (NvmeError, OSError) as error:
-            log.warning("%s: an asynchronous event could not be handled: %s", self.name, error)
+            while self._events and admin is self._admin:
+                await self._handle_event(self._events.pop())
+        except OSError as error:
+            # What it told is known to nobody now, so all has to be learned again.
+            self._lost(admin, str(error))
         finally:
-            self._event_task = None
+            if self._event_task is asyncio.current_task():
+                self._event_task = None
+
+    async def _handle_event(self, event: int) -> None:
+        try:
+            if event == nvme.EVENT_NAMESPACE_CHANGED:
+                await self._namespaces_changed()
+            elif event == nvme.EVENT_ANA_CHANGED:
+                await self._learn_ana()
+                self.owner.state_changed(self)
+            elif event == nvme.EVENT_DISCOVERY_CHANGED:
+                self.owner.discovery_changed(self)
+        except NvmeError as error:
+            log.warning("%s: an asynchronous event could not be handled: %s", self.name, error)
 
     async def _namespaces_changed(self) -> None:
-        page = await self.log_page(Lid.CHANGED_NAMESPACES, nvme.PAGE_SIZE, nsid=nvme.BROADCAST_NSID)
-        nsids = nvme.parse_namespace_list(page)
+        try:
+            page = await self.log_page(Lid.CHANGED_NAMESPACES, nvme.PAGE_SIZE, nsid=nvme.BROADCAST_NSID)
+            nsids = nvme.parse_namespace_list(page)
+        except NvmeError as error:
+            log.warning("%s: which namespaces have changed is not known: %s", self.name, error)
+            nsids = [nvme.BROADCAST_NSID]
         if nvme.BROADCAST_NSID in nsids:
             # More have changed than the page can tell.
             nsids = sorted({*await self._active_namespaces(), *self.namespaces})
-        for nsid in nsids:
-            page_of = await self._identify_namespace(nsid)
-            namespace = await self._describe_namespace(nsid, page_of) if page_of else None
-            if namespace:
-                self.namespaces[nsid] = namespace
-            else:
-                self.namespaces.pop(nsid, None)
-        await self._learn_ana()
-        self.owner.namespaces_changed(self, nsids)
+        try:
+            # The page tells a change once: one namespace that fails is no reason to forget the others.
+            for nsid in nsids:
+                try:
+                    page_of = await self._identify_namespace(nsid)
+                except NvmeError as error:
+                    log.warning("%s: namespace %d has changed, but %s", self.name, nsid, error)
+                    continue
+                namespace = await self._describe_namespace(nsid, page_of) if page_of else None
+                if namespace:
+                    self.namespaces[nsid] = namespace
+                else:
+                    self.namespaces.pop(nsid, None)
+            await self._learn_ana()
+        finally:
+            self.owner.namespaces_changed(self, nsids)
 
     async def _keep_alive(self, admin: Connection, timeout: float) -> None:
         """Twice in the keep alive time; without an answer in that time there is no connection any more (3.9)."""
@@ -627,6 +657,10 @@ class Controller:
         self.live = False
         self.queue = None
         self.state = State.RESETTING
+        if self._event_task is not None:
+            # Everything is learned anew.
+            self._event_task.cancel()
+            self._event_task = None
         timeout = self.options.fast_io_fail_timeout
         if timeout:
             self._fast_fail = asyncio.get_running_loop().call_later(timeout, self._fail_io)
@@ -642,10 +676,10 @@ class Controller:
         loop = asyncio.get_running_loop()
         options = self.options
         started = loop.time()
+        before = set(self.namespaces)
         while True:
             self.state = State.RESETTING
             try:
-                before = set(self.namespaces)
                 await self._connect()
             except (NvmeError, OSError) as error:
                 log.info("%s: no new connection: %s", self.name, error)
@@ -681,6 +715,7 @@ class Controller:
         if self._fast_fail is not None:
             self._fast_fail.cancel()
             self._fast_fail = None
+        self._start_events()
 
     async def reset(self) -> bool:
         """Disconnect and connect again. Returns whether that worked at the first attempt."""

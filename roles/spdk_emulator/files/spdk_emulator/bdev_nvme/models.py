@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..bdev.models import BdevIo, Status
 from .bdev import ACTIVE_ACTIVE, NvmeBdev
 from .connection import Host, NvmeError, Trid
-from .controller import Controller, State
+from .controller import Controller, Namespace, State
 from .discovery import Discovery
 from .options import ControllerOptions, check, defaults
 
@@ -121,29 +121,40 @@ class Group:
     def namespaces_changed(self, controller: Controller, nsids: list[int]) -> None:
         if controller not in self.controllers:
             return
+        # First what is gone: its UUID may be that of another namespace now.
         for nsid in nsids:
-            bdev = self.bdevs.get(nsid)
+            self._drop(controller, nsid)
+        for nsid in nsids:
             namespace = controller.namespaces.get(nsid)
-            if bdev is not None and (namespace is None or not bdev.uuid_matches(namespace)):
-                if controller in bdev.controllers:
-                    if len(bdev.controllers) > 1:
-                        bdev.remove_path(controller)
-                    else:
-                        self._unregister(bdev)
-                        bdev = None
-                if bdev is not None and namespace is not None:
-                    log.error("%s: namespace %d differs from path to path; the new one is left out", self.name, nsid)
-                    continue
-            if namespace is None:
-                continue
-            if bdev is None:
-                self._register(controller, nsid)
-                continue
-            if controller not in bdev.controllers:
-                bdev.add_path(controller)
-            if namespace.num_blocks != bdev.num_blocks:
-                self._app.bdevs.resize(bdev, namespace.num_blocks)
-            bdev.paths_changed()
+            if namespace is not None:
+                self._take(controller, namespace)
+
+    def _drop(self, controller: Controller, nsid: int) -> None:
+        """Take the path from a bdev whose namespace it leads to no more; the last path takes the bdev along."""
+        bdev = self.bdevs.get(nsid)
+        namespace = controller.namespaces.get(nsid)
+        if bdev is None or controller not in bdev.controllers or (namespace and bdev.uuid_matches(namespace)):
+            return
+        if len(bdev.controllers) > 1:
+            bdev.remove_path(controller)
+        else:
+            self._unregister(bdev)
+
+    def _take(self, controller: Controller, namespace: Namespace) -> None:
+        """Make the namespace a bdev, or the controller a path of the bdev that it is."""
+        bdev = self.bdevs.get(namespace.nsid)
+        if bdev is None:
+            self._register(controller, namespace.nsid)
+            return
+        if not bdev.uuid_matches(namespace):
+            text = "%s: namespace %d differs from path to path; the new one is left out"
+            log.error(text, self.name, namespace.nsid)
+            return
+        if controller not in bdev.controllers:
+            bdev.add_path(controller)
+        if namespace.num_blocks != bdev.num_blocks:
+            self._app.bdevs.resize(bdev, namespace.num_blocks)
+        bdev.paths_changed()
 
     def _register(self, controller: Controller, nsid: int) -> None:
         name = f"{self.name}n{nsid}"
