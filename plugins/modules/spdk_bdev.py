@@ -106,8 +106,9 @@ outcome:
       elements: dict
 """
 
+from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import Bdevs
 from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import Bdevs, converge
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
 BDEV = {
     "name": {"type": "str", "required": True},

@@ -164,8 +164,9 @@ from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_bdev
 from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import Controllers, wait_for_bdevs
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Outcome, Refused
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import Controllers, converge, wait_for_bdevs
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
 ADDRESS = {
     "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},

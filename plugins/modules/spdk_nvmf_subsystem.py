@@ -163,7 +163,8 @@ outcome:
 """
 
 from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import PURGEABLE, Subsystems, converge
+from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import PURGEABLE, Subsystems
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
 NAMESPACE = {
     "bdev": {"type": "str"},

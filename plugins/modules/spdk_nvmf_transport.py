@@ -124,7 +124,8 @@ outcome:
 """
 
 from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import Transports, converge
+from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_transports import Transports
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
 TRANSPORT = {
     "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "required": True},
