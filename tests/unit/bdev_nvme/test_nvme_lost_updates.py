@@ -184,7 +184,7 @@ def test_namespaces_that_come_and_go_faster_than_they_are_learned(target: Callab
         shown: dict[int, str] = {}
         async with initiator() as node:
             for number in range(ROUNDS):
-                for _ in range(choice.randrange(1, 3 * BDEVS)):
+                for _unused in range(choice.randrange(1, 3 * BDEVS)):
                     if free and (choice.random() < 0.6 or not shown):
                         nsid = choice.choice([nsid for nsid in range(2, 33) if nsid not in shown])
                         shown[nsid] = free.pop(choice.randrange(len(free)))
