@@ -60,7 +60,7 @@ build/apt.stamp build/apt-test.stamp: bindep.txt scripts/apt-install
 build/venv.stamp: requirements.txt build/apt.stamp
 	@echo "Installing the Python packages of requirements.txt into $(VENV)"
 	@/usr/bin/env python3 -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 # Ansible finds a collection by its path: …/ansible_collections/ipdk/storage
