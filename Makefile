@@ -9,7 +9,9 @@ PYTHON := $(VENV)/bin/python
 PLAYBOOK := $(VENV)/bin/ansible-playbook
 COLLECTIONS := build/collections
 INVENTORY ?= inventories/simulation
-ENGINE ?= emulator
+# A tree of SPDK with build/bin/spdk_tgt: real SPDK instead of the emulator.
+SPDK_PREFIX ?=
+ENGINE ?= $(if $(SPDK_PREFIX),spdk,emulator)
 # When make began: the demo reports how long the set-up took.
 STARTED := $(shell date +%s.%N)
 
@@ -23,7 +25,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
-	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --started $(STARTED)
+	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED)
 
 .PHONY: test
 test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)
