@@ -38,6 +38,12 @@ def running_ipu(sessions: Path) -> Iterator[Node]:
     yield from _running(sessions, "ipu")
 
 
+@pytest.fixture
+def new_target(sessions: Path) -> Iterator[Node]:
+    """A storage target that was never asked for anything: what cannot be undone is tried on it."""
+    yield from _running(sessions, "new")
+
+
 def _empty(node: Node) -> None:
     with Client(node.address) as client:
         for controller in client.call("bdev_nvme_get_controllers"):
