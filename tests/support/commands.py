@@ -1,0 +1,113 @@
+"""Commands whose output is streamed as it comes and whose failures are explained again at the end of a long log."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FAILURE_LINES = 60
+"""Of one failure, where there are few."""
+ALL_LINES = 200
+"""Of all failures together, so that the last screens of a log hold every one of them."""
+UNMARKED_LINES = 40
+"""The end of an output in which nothing says where the failure begins."""
+LINE_CHARACTERS = 600
+DRAIN_SECONDS = 5
+"""How long the rest of an output may take after the command's end: a process that it left behind may hold the pipe."""
+
+# Where a failure begins. A task of Ansible's is shown from its heading on; what pytest writes about a case, from a few
+# lines before the first line of its error.
+TASK = re.compile(r"(fatal|failed): \[")
+ERROR = re.compile(r"E   |=+ (FAILURES|ERRORS) =+$|ERROR\b|CRITICAL\b|Traceback \(most recent call last\)")
+HEADING = re.compile(r"(TASK|RUNNING HANDLER) \[")
+CONTEXT_LINES = 8
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# Secrets as NVMe and ssh write them. No command prints one; what is printed twice is looked at once more.
+SECRET = re.compile(r"(?:DHHC-1:\d\d:|NVMeTLSkey-1:\d\d:)[A-Za-z0-9+/=]+:?|-----BEGIN [A-Z ]*PRIVATE KEY-----.*")
+
+
+@dataclass
+class Failure:
+    """What failed, a command or a test case of one, and what it printed."""
+
+    name: str
+    output: str = ""
+
+
+def stream(command: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a command; what it prints appears at once, errors too, in order. Returns the exit status and the output."""
+    process = subprocess.Popen(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+    chunks: list[bytes] = []
+
+    def copy() -> None:
+        while chunk := os.read(pipe, 65536):
+            chunks.append(chunk)
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+    sys.stdout.flush()
+    reader = threading.Thread(target=copy, daemon=True)
+    reader.start()
+    status = process.wait()
+    reader.join(DRAIN_SECONDS)
+    return status, b"".join(chunks).decode(errors="replace")
+
+
+def explain(failures: list[Failure]) -> list[str]:
+    """What matters of each failure's output, in at most about ``ALL_LINES`` lines for all of them."""
+    lines: list[str] = []
+    share = min(FAILURE_LINES, max(6, ALL_LINES // max(1, len(failures)) - 2))
+    shown = failures[: ALL_LINES // (share + 2)]
+    for failure in shown:
+        lines += ["", f"--- failed: {clean(failure.name)}", *excerpt(failure.output, share)]
+    if len(shown) < len(failures):
+        lines += ["", f"--- and {len(failures) - len(shown)} further failures"]
+    return lines
+
+
+def excerpt(output: str, limit: int = FAILURE_LINES) -> list[str]:
+    """The lines from where the failure begins on, else the last ones; the middle goes where that is too long."""
+    lines = [clean(line) for line in output.rstrip().splitlines()]
+    begin = beginning(lines)
+    if begin is None:
+        return lines[-min(limit, UNMARKED_LINES) :]
+    lines = lines[begin:]
+    if len(lines) <= limit:
+        return lines
+    tail = limit // 3
+    head = limit - tail - 1
+    return [*lines[:head], f"[… {len(lines) - head - tail} lines …]", *lines[-tail:]]
+
+
+def beginning(lines: list[str]) -> int | None:
+    """The number of the first line that belongs to a failure; None if no line says so. What Ansible ignores is none."""
+    heading = 0
+    for number, line in enumerate(lines):
+        if HEADING.match(line):
+            heading = number
+        if TASK.match(line):
+            after = next((other for other in lines[number + 1 :] if not TASK.match(other)), "")
+            if after != "...ignoring":
+                return max(heading, number - CONTEXT_LINES)
+        elif ERROR.match(line):
+            return max(0, number - CONTEXT_LINES) if line.startswith("E   ") else number
+    return None
+
+
+def clean(line: str) -> str:
+    """A line without colours and secrets, shortened in its middle."""
+    line = SECRET.sub("[secret]", COLOUR.sub("", line))
+    if len(line) <= LINE_CHARACTERS:
+        return line
+    half = LINE_CHARACTERS // 2
+    return f"{line[:half]} [… {len(line) - 2 * half} characters …] {line[-half:]}"

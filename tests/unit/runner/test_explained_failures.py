@@ -1,0 +1,162 @@
+"""What tests/run says about failures at its end: enough to understand them, short enough for a log's last screens."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, stream  # noqa: E402 its path first
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """tests/run as a module, which writes into a directory of the test's."""
+    loader = SourceFileLoader("tests_run", str(ROOT / "tests" / "run"))
+    spec = importlib.util.spec_from_loader("tests_run", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tests_run", module)  # dataclasses look their module up
+    loader.exec_module(module)
+    monkeypatch.setattr(module, "BUILD", tmp_path)
+    return module
+
+
+def script(tmp_path: Path, name: str, text: str) -> list[str]:
+    path = tmp_path / name
+    path.write_text(text)
+    return ["sh", str(path)]
+
+
+def test_a_failed_command_is_explained_before_the_table(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = "seq -f 'chatter %g' 2000\n"
+    fake = "echo 'TASK [Make a thing]'; echo 'fatal: [st1]: FAILED! => no thing' >&2\n"
+    broken = script(tmp_path, "broken", f"{noise}{fake}{noise}exit 3\n")
+    fine = script(tmp_path, "fine", "echo all is well\n")
+    monkeypatch.setattr(runner, "SUITES", {"fake": runner.each(fine, broken)})
+    monkeypatch.setattr(sys, "argv", ["run"])
+
+    assert runner.main() == 1
+
+    lines = capfd.readouterr().out.splitlines()
+    table = next(number for number, line in enumerate(lines) if line.startswith("suite "))
+    again = lines.index(f"--- failed: fake: {' '.join(broken)}")
+    assert lines[again + 1 : again + 3] == ["TASK [Make a thing]", "fatal: [st1]: FAILED! => no thing"]
+    assert again < table < again + FAILURE_LINES + 5
+    assert len(lines) - again < 250
+    assert lines[-1] == "1 passed, 1 failed"
+    assert "chatter 1000" in lines[:again], "the output itself is shown in full"
+    assert "--- failed: fake: " + " ".join(fine) not in lines
+    suites = json.loads((tmp_path / "test.json").read_text())["suites"]
+    assert [(suite["passed"], suite["failed"]) for suite in suites] == [(1, 1)]
+
+
+def test_a_failed_case_is_explained_by_its_own_text(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "test_cases.py"
+    cases.write_text("def test_good():\n    pass\n\n\ndef test_bad():\n    assert 'want' == 'have'\n")
+    (tmp_path / "junit").mkdir()
+    monkeypatch.setattr(runner, "SUITES", {"fake": runner.pytest("fake", str(cases))})
+    monkeypatch.setattr(sys, "argv", ["run"])
+
+    assert runner.main() == 1
+
+    explained = capfd.readouterr().out.split("--- failed: fake: ")[-1]
+    assert explained.splitlines()[0].endswith("::test_bad")
+    assert "E       AssertionError: assert 'want' == 'have'" in explained
+    assert explained.rstrip().endswith("1 passed, 1 failed")
+
+
+def test_nothing_is_explained_where_nothing_failed() -> None:
+    assert explain([]) == []
+
+
+def test_an_output_without_marks_is_shown_from_its_end() -> None:
+    assert excerpt("\n".join(f"line {number}" for number in range(100))) == [f"line {n}" for n in range(60, 100)]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "failed: [ipu1] (item=x) => no",
+        "ERROR: Found 1 pep8 issue(s) which need to be resolved:",
+        "CRITICAL Ansible return code was 2",
+        "ERROR    Scenario failed",
+        "=================================== FAILURES ===================================",
+        "Traceback (most recent call last):",
+        "\x1b[0;31mfatal: [st1]: FAILED! => red\x1b[0m",
+    ],
+)
+def test_a_failure_begins_at_its_mark(mark: str) -> None:
+    shown = excerpt("\n".join(["before"] * 100 + [mark] + ["after"] * 45))
+    assert shown[-46:] == [clean(mark), *["after"] * 45]
+
+
+def test_what_ansible_ignores_is_no_failure() -> None:
+    ignored = ["TASK [Try]", "fatal: [st1]: FAILED! => first", "fatal: [ipu1]: FAILED! => too", "...ignoring"]
+    real = ["TASK [Do]", "fatal: [st1]: FAILED! => second", "PLAY RECAP"]
+    assert excerpt("\n".join([*ignored, *real])) == real
+
+
+def test_many_failures_share_the_room() -> None:
+    long = "\n".join(["ERROR: it broke", *(f"detail {number}" for number in range(500)), "the end"])
+    for many in (1, 4, 30, 400):
+        lines = explain([Failure(f"suite: case {number}", long) for number in range(many)])
+        assert len(lines) <= ALL_LINES + 2
+        assert "ERROR: it broke" in lines
+        assert "the end" in lines
+    assert lines[-1].endswith("further failures")
+
+
+def test_no_line_is_endless_and_no_secret_is_repeated() -> None:
+    assert len(clean("x" * 100_000)) < 700
+    for secret in ("DHHC-1:01:c2VjcmV0c2VjcmV0:", "NVMeTLSkey-1:01:c2VjcmV0c2VjcmV0:"):
+        assert clean(f"key {secret} of st1") == "key [secret] of st1"
+
+
+def test_output_appears_while_the_command_still_runs(tmp_path: Path) -> None:
+    """The command waits until somebody has seen its first line, and answers."""
+    go = tmp_path / "go"
+    command = script(tmp_path, "slow", f"echo first\nwhile [ ! -e {go} ]; do sleep 0.02; done\necho second\n")
+    program = "import sys, pathlib, support.commands as c; c.stream(sys.argv[1:], pathlib.Path('.'))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *command], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+    ) as watched:
+        assert watched.stdout is not None
+        assert watched.stdout.readline() == "first\n"
+        go.touch()
+        assert watched.stdout.read() == "second\n"
+
+
+def test_a_process_left_behind_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.commands.DRAIN_SECONDS", 0.2)
+    pid_file = tmp_path / "pid"
+    status, output = stream(script(tmp_path, "daemon", f"sleep 600 & echo $! >{pid_file}; echo done\n"), tmp_path)
+    try:
+        assert (status, output) == (0, "done\n")
+    finally:
+        subprocess.run(["kill", pid_file.read_text().strip()], check=True)
+
+
+def test_the_projects_files_are_found_without_its_repository(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    (project / "build").mkdir(parents=True)
+    (project / "galaxy.yml").touch()
+    (project / "build" / "junk").touch()
+    (project / ".gitignore").write_text("/build/\n")
+    monkeypatch.setattr(runner, "ROOT", project)
+    assert sorted(runner.project_files()) == [".gitignore", "galaxy.yml"]
