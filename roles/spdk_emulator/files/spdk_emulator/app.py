@@ -26,7 +26,9 @@ _Calls = Callable[[], list[dict[str, Any]]]
 
 FAMILIES = (
     ("framework", "framework"),
+    ("accel", "accel"),
     ("bdevs", "bdev"),
+    ("crypto", "bdev_crypto"),
     ("nvme", "bdev_nvme"),
     ("nvmf", "nvmf"),
     ("vhost", "vhost"),

@@ -41,6 +41,7 @@ _FLAG_NAMES = """
 LOG_FLAGS = _FLAG_NAMES.split()
 """All of SPDK's, whether or not there is anything here for them to switch."""
 _LOGGERS = {
+    "accel": "accel",
     "aio": "bdev.aio",
     "bdev": "bdev",
     "bdev_malloc": "bdev.malloc",
@@ -50,6 +51,7 @@ _LOGGERS = {
     "nvmf": "nvmf",
     "nvmf_tcp": "nvme_tcp",
     "rpc": "jsonrpc",
+    "vbdev_crypto": "bdev_crypto",
     "vhost": "vhost",
     "vhost_blk": "vhost",
     "vhost_ring": "vhost_user",
@@ -202,13 +204,6 @@ class Framework:
         self.notifications = Notifications()
         self.scheduler = Scheduler()
         self.keyring = Keyring()
-        self.accel_options = {
-            "small_cache_size": 128,
-            "large_cache_size": 16,
-            "task_count": 2048,
-            "sequence_count": 2048,
-            "buf_count": 2048,
-        }
 
     async def start(self) -> None:
         self.scheduler.set_static()
@@ -221,5 +216,4 @@ def setup(app: App) -> Framework:
     app.add_config("sock", framework.sockets.config)
     app.add_config("iobuf", lambda: [{"method": "iobuf_set_options", "params": dict(framework.buffers.options)}])
     app.add_config("keyring", framework.keyring.config)
-    app.add_config("accel", lambda: [{"method": "accel_set_options", "params": dict(framework.accel_options)}])
     return framework

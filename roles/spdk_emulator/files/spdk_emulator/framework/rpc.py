@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.stats import TICK_RATE
-from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, PARSE_ERROR, RpcError
+from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import boolean, enum, string, uint32, uint64
 from ..jsonrpc.registry import ANY, METHODS, RUNTIME, STARTUP, Param, method
 from ..options import VERSION
@@ -235,7 +235,7 @@ def log_enable_timestamps(app: App, enabled: bool) -> bool:
     return True
 
 
-# Buffers, sockets, accel: options that SPDK has and others ask for
+# Buffers, sockets: options that SPDK has and others ask for
 
 
 @method(
@@ -303,35 +303,6 @@ def sock_impl_get_options(app: App, impl_name: str) -> dict[str, Any]:
 def sock_impl_set_options(app: App, impl_name: str, **options: Any) -> bool:
     app.framework.sockets.options[impl_name].update(_given(options))
     return True
-
-
-_OPERATIONS = ["copy", "fill", "compare", "crc32c"]
-"""What the data path computes, in Python."""
-
-
-@method(
-    "accel_set_options",
-    params={
-        name: Param(uint32)
-        for name in ("small_cache_size", "large_cache_size", "task_count", "sequence_count", "buf_count")
-    },
-    state=STARTUP,
-    bad_params=(PARSE_ERROR, "spdk_json_decode_object failed"),
-    needs_object=True,
-)
-def accel_set_options(app: App, **options: int | None) -> bool:
-    app.framework.accel_options |= _given(options)
-    return True
-
-
-@method("accel_get_opc_assignments")
-def accel_get_opc_assignments(app: App) -> dict[str, str]:
-    return dict.fromkeys(_OPERATIONS, "software")
-
-
-@method("accel_get_module_info")
-def accel_get_module_info(app: App) -> list[dict[str, Any]]:
-    return [{"module": "software", "supported ops": _OPERATIONS}]
 
 
 # Notifications and keys
