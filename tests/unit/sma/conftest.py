@@ -59,7 +59,9 @@ def sma_python() -> Path:
 class Sma:
     """An SMA process that can be killed and started again."""
 
-    def __init__(self, python: Path, directory: Path, rpc_socket: Path, qmp_port: int, **params: Any) -> None:
+    def __init__(
+        self, python: Path, directory: Path, rpc_socket: Path, qmp_port: int, crypto: str = "nop", **params: Any
+    ) -> None:
         self.address = f"unix:{directory}/sma.sock:8080"
         self.socket = directory / "sma.sock:8080"
         self.log = directory / "sma.log"
@@ -73,6 +75,7 @@ class Sma:
             "port": 8080,
             "volume_cleanup_period": 3600.0,  # it looks at all bdevs, at a moment that no test expects
             "socket": str(rpc_socket),
+            "crypto": {"name": crypto},
             "plugins": ["ipdk_sma"],
             "devices": [{"name": "ipdk_vhost_blk", "params": params}],
         }
@@ -107,7 +110,7 @@ def sma_environment() -> dict[str, str]:
 
 @pytest.fixture
 def make_sma(sma_python: Path, tmp_path: Path) -> Iterator[Callable[..., Sma]]:
-    """Makes SMA processes that are not started yet: make_sma(rpc_socket, qmp_port, **params of the manager)."""
+    """Makes SMA processes, not started yet: make_sma(rpc_socket, qmp_port, crypto=engine, **params of the manager)."""
     made: list[Sma] = []
 
     def make(rpc_socket: Path, qmp_port: int, **params: Any) -> Sma:

@@ -33,6 +33,7 @@ from spdk.rpc.client import JSONRPCException
 from spdk.sma import DeviceException, VhostBlkDeviceManager
 from spdk.sma.common import format_volume_id
 from spdk.sma.proto import sma_pb2
+from spdk.sma.volume import CryptoException, get_crypto_engine
 
 from .qmp import Qmp, QmpAbsent, QmpError, QmpRefused
 
@@ -104,7 +105,8 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
             bdev = self._find_bdev(spdk, volume)
             if bdev is None:
                 raise DeviceException(grpc.StatusCode.NOT_FOUND, f"{name}: there is no bdev with the UUID {volume}")
-            created = self._ensure_controller(spdk, name, bdev["name"], volume)
+            served = self._encrypted(volume) or bdev["name"]
+            created = self._ensure_controller(spdk, name, served, volume)
             try:
                 with self._qemu() as qemu:
                     self._plug(qemu, name, bus, slot)
@@ -112,7 +114,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
                 if created:
                     self._roll_back(spdk, name)
                 raise self._failure(name, "plug", error) from error
-        LOG.info("%s: created for %s", name, bdev["name"])
+        LOG.info("%s: created for %s", name, served)
         return sma_pb2.CreateDeviceResponse(handle=f"{self.protocol}:{name}")
 
     def delete_device(self, request: Any) -> None:
@@ -150,6 +152,13 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
             raise DeviceException(grpc.StatusCode.INTERNAL, f"SPDK refused: {_reason(error)}") from error
         except OSError as error:
             raise DeviceException(grpc.StatusCode.UNAVAILABLE, f"the connection to SPDK broke: {error}") from error
+
+    def _encrypted(self, volume: str) -> str | None:
+        """The bdev that SMA's crypto engine has put on the volume, None where the volume is not encrypted."""
+        try:
+            return get_crypto_engine().get_crypto_bdev(volume)
+        except CryptoException as error:
+            raise DeviceException(error.code, error.message) from error
 
     def _ensure_controller(self, spdk: Any, name: str, bdev: str, volume: str) -> bool:
         """Have SPDK serve `bdev` as `name`; whether that had to be made."""
