@@ -29,6 +29,7 @@ FAMILIES = (
     ("accel", "accel"),
     ("bdevs", "bdev"),
     ("crypto", "bdev_crypto"),
+    ("vbdevs", "vbdev"),
     ("nvme", "bdev_nvme"),
     ("nvmf", "nvmf"),
     ("vhost", "vhost"),

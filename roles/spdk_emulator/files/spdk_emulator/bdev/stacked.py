@@ -22,6 +22,12 @@ class StackedBdev(Bdev):
 
     namespace: uuid_module.UUID
     """Of the UUIDs of this module's bdevs."""
+    follows_size = True
+    """It grows with its base; not all of SPDK's modules do."""
+    register_error: int | None = None
+    """The errno where its name or UUID is taken; None: that of the registration itself."""
+    refused_is_wanted = False
+    """One that the base refused stays wanted; with some of SPDK's modules it does."""
 
     def __init__(self, bdevs: BdevRegistry, base_name: str, name: str, uuid: uuid_module.UUID | None = None) -> None:
         """Open and claim the base. Raises ``BdevError``: ENODEV; EPERM where somebody else has claimed it."""
@@ -40,7 +46,7 @@ class StackedBdev(Bdev):
     def _on_base_event(self, event: BdevEvent, base: Bdev) -> None:
         if event == BdevEvent.REMOVE:
             self._bdevs.unregister(self)
-        elif base.num_blocks != self.num_blocks:
+        elif self.follows_size and base.num_blocks != self.num_blocks:
             self._bdevs.resize(self, base.num_blocks)
 
     def destroy(self) -> None:
@@ -75,7 +81,7 @@ class Stack(Generic[_Kind]):
         """Now or, where there is no such base, when it comes.
 
         Raises ``BdevError``: EEXIST for a name that is wanted already; EPERM for a base that somebody has claimed;
-        EINVAL where the bdev cannot be registered under its name or UUID.
+        of the registration where its name or UUID is taken.
         """
         if name in self._wanted:
             raise BdevError(errno.EEXIST)
@@ -86,7 +92,8 @@ class Stack(Generic[_Kind]):
             if error.number == errno.ENODEV:
                 log.info("%s comes when its base bdev %s does", name, base_name)
                 return
-            del self._wanted[name]
+            if not self._kind.refused_is_wanted:
+                del self._wanted[name]
             raise
 
     def _claim(self, base_name: str) -> None:
@@ -96,9 +103,9 @@ class Stack(Generic[_Kind]):
                 made = self._make(name, base_name, *more)
                 try:
                     self._bdevs.register(made)
-                except BdevError:
+                except BdevError as error:
                     made.destroy()
-                    raise BdevError(errno.EINVAL) from None
+                    raise BdevError(self._kind.register_error or error.number) from None
                 return
 
     def _look(self, event: str, bdev: Bdev) -> None:

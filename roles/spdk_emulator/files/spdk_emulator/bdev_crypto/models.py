@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid as uuid_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ class CryptoBdev(StackedBdev):
     product_name = "crypto"
     module = "crypto"
     namespace = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
+    register_error = errno.EINVAL
 
     def __init__(self, bdevs: BdevRegistry, name: str, base_name: str, key: CryptoKey) -> None:
         super().__init__(bdevs, base_name, name)

@@ -52,6 +52,8 @@ _LOGGERS = {
     "nvmf_tcp": "nvme_tcp",
     "rpc": "jsonrpc",
     "vbdev_crypto": "bdev_crypto",
+    "vbdev_delay": "vbdev",
+    "vbdev_passthru": "vbdev",
     "vhost": "vhost",
     "vhost_blk": "vhost",
     "vhost_ring": "vhost_user",
