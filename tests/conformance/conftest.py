@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import Outcome
+from replay import Outcome, prefix
 
 BUILD = Path(__file__).parents[2] / "build"
 _outcomes: dict[str, Outcome] = {}
@@ -26,7 +25,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("agreement with the recorded SPDK")
     for outcome in _outcomes.values():
         terminalreporter.write_line(str(outcome))
-    if "SPDK_PREFIX" in os.environ:
+    if prefix():
         return
     BUILD.mkdir(exist_ok=True)
     path = BUILD / "conformance.json"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import signal
 import socket
@@ -24,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EMULATOR = HERE.parents[1] / "roles" / "spdk_emulator" / "files"
+sys.path.insert(0, str(HERE.parent))
+
+from support.spdk import START_SECONDS, prefix, program  # noqa: E402  (the path to it is made here)
+
 RECORDINGS = HERE / "recordings"
-START_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
 SILENCE_SECONDS = 0.3
 """How long nothing has to come before "timeout" of a wire recording counts as seen."""
@@ -95,13 +96,9 @@ class Node:
         vhost.mkdir()
         self._log = (directory / f"{name}.log").open("wb")
         arguments = ["--wait-for-rpc", "-r", str(self.socket_path), "-S", str(vhost)]
-        prefix = os.environ.get("SPDK_PREFIX")
-        if prefix:
-            program = f"{prefix}/build/bin/spdk_tgt --no-huge -s 1200 -m 0x1 --disable-cpumask-locks".split()
-        else:
-            program = [sys.executable, "-m", "spdk_emulator"]
+        command, environment = program(built_at=prefix())
         self._process = subprocess.Popen(
-            [*program, *arguments], cwd=directory if prefix else EMULATOR, stdout=self._log, stderr=self._log
+            [*command, *arguments], cwd=directory, env=environment, stdout=self._log, stderr=self._log
         )
         self._connection: socket.socket | None = None
         self._received = b""

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from guests import Guest
-from support.emulator import Emulator
 from support.initiator import Op, finished, initiator, io
+from support.spdk import Spdk
 
 MIB = 1 << 20
 HERE = "198.18.100.2"
@@ -72,13 +72,13 @@ def guest(tmp_path_factory: pytest.TempPathFactory, linux_port: int) -> Iterator
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Iterator[tuple[Emulator, int, int]]:
+def target(tmp_path: Path) -> Iterator[tuple[Spdk, int, int]]:
     """A storage target with one disk of 32 MiB, the port of its subsystem, and that of its discovery service."""
     disk = tmp_path / "disk.img"
     with open(disk, "wb") as file:
         os.truncate(file.fileno(), 32 * MIB)
     port, discovery = free_port(), free_port()
-    with Emulator(tmp_path) as node:
+    with Spdk(tmp_path) as node:
         node.call("nvmf_create_transport", trtype="TCP")
         node.call("bdev_aio_create", name="vol00", filename=str(disk), block_size=512)
         node.call("nvmf_create_subsystem", nqn=NQN, serial_number="ST1", allow_any_host=False)
@@ -106,7 +106,7 @@ def namespaces(guest: Guest) -> dict[int, tuple[str, int]]:
     return {int(nsid): (name, int(size) * 512) for nsid, name, size in map(str.split, lines)}
 
 
-def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Emulator, int, int]) -> None:
+def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Spdk, int, int]) -> None:
     node, port, discovery = target
     found = json.loads(guest.sh(f"nvme discover -t tcp -a {HERE} -s {discovery} -q {HOST_NQN} -o json"))
     assert [record["subnqn"] for record in found["records"] if record["trsvcid"] == str(port)] == [NQN]
@@ -138,7 +138,7 @@ def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Em
     until(lambda: node.call("nvmf_subsystem_get_controllers", nqn=NQN) == [], "the controller to go")
 
 
-def test_linux_is_refused_where_its_nqn_is_not_admitted(guest: Guest, target: tuple[Emulator, int, int]) -> None:
+def test_linux_is_refused_where_its_nqn_is_not_admitted(guest: Guest, target: tuple[Spdk, int, int]) -> None:
     _unused, port, _unused = target
     answer = guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN[:-1]}2 -i 1 2>&1; echo status $?")
     assert "status 0" not in answer

@@ -1,4 +1,4 @@
-"""Linux's virtio-blk driver and QEMU's vhost-user front end against the emulator's vhost-user-blk."""
+"""Linux's virtio-blk driver and QEMU's vhost-user front end against an SPDK's vhost-user-blk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from guests import CommandFailed, Disk, Guest
-from support.emulator import Emulator
+from support.spdk import Spdk
 
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with Emulator(tmp_path_factory.mktemp("spdk")) as node:
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spdk]:
+    with Spdk(tmp_path_factory.mktemp("spdk")) as node:
         yield node
 
 
@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def plugged(emulator: Emulator, guest: Guest, bdev: str, slot: int = 0, **params: Any) -> Iterator[Disk]:
+def plugged(emulator: Spdk, guest: Guest, bdev: str, slot: int = 0, **params: Any) -> Iterator[Disk]:
     """A bdev as a disk in the guest, for the length of a block."""
     name = f"sma-{slot}"
     emulator.call("vhost_create_blk_controller", ctrlr=name, dev_name=bdev, **params)
@@ -57,7 +57,7 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_the_guest_writes_is_in_the_file(emulator: Emulator, guest: Guest, image: Path) -> None:
+def test_what_the_guest_writes_is_in_the_file(emulator: Spdk, guest: Guest, image: Path) -> None:
     emulator.call("bdev_aio_create", name="st1n1", filename=str(image), block_size=512)
     with plugged(emulator, guest, "st1n1", slot=3) as disk:
         assert disk.size == 32 * MIB
@@ -80,7 +80,7 @@ def test_what_the_guest_writes_is_in_the_file(emulator: Emulator, guest: Guest, 
     emulator.call("bdev_aio_delete", name="st1n1")
 
 
-def test_discard_zeroes_flush_and_block_size(emulator: Emulator, guest: Guest) -> None:
+def test_discard_zeroes_flush_and_block_size(emulator: Spdk, guest: Guest) -> None:
     emulator.call("bdev_malloc_create", name="m4k", num_blocks=4096, block_size=4096)
     with plugged(emulator, guest, "m4k") as (name, _size):
         queue = f"/sys/block/{name}/queue"
@@ -94,7 +94,7 @@ def test_discard_zeroes_flush_and_block_size(emulator: Emulator, guest: Guest) -
     emulator.call("bdev_malloc_delete", name="m4k")
 
 
-def test_read_only(emulator: Emulator, guest: Guest) -> None:
+def test_read_only(emulator: Spdk, guest: Guest) -> None:
     emulator.call("bdev_malloc_create", name="ro", num_blocks=2048, block_size=512)
     with plugged(emulator, guest, "ro", readonly=True) as (name, _size):
         assert guest.sh(f"cat /sys/block/{name}/ro") == "1"
@@ -103,7 +103,7 @@ def test_read_only(emulator: Emulator, guest: Guest) -> None:
     emulator.call("bdev_malloc_delete", name="ro")
 
 
-def test_resize_while_attached(emulator: Emulator, guest: Guest) -> None:
+def test_resize_while_attached(emulator: Spdk, guest: Guest) -> None:
     emulator.call("bdev_null_create", name="null0", num_blocks=16384, block_size=512)
     with plugged(emulator, guest, "null0") as disk:
         assert disk.size == 8 * MIB
@@ -113,7 +113,7 @@ def test_resize_while_attached(emulator: Emulator, guest: Guest) -> None:
     emulator.call("bdev_null_delete", name="null0")
 
 
-def test_bdev_goes_under_the_guest(emulator: Emulator, guest: Guest) -> None:
+def test_bdev_goes_under_the_guest(emulator: Spdk, guest: Guest) -> None:
     emulator.call("bdev_malloc_create", name="gone", num_blocks=2048, block_size=512)
     with plugged(emulator, guest, "gone") as (name, _size):
         emulator.call("bdev_malloc_delete", name="gone")
@@ -155,7 +155,7 @@ def test_killed_under_verified_io(guest: Guest, image: Path, tmp_path: Path) -> 
         node.start()
         node.call("bdev_aio_create", name="st1n1", filename=str(image), block_size=512)
 
-    node = Emulator(tmp_path)
+    node = Spdk(tmp_path)
     try:
         start()
         with plugged(node, guest, "st1n1", slot=40) as (name, _size):
@@ -190,7 +190,7 @@ def test_ipu_killed_between_guest_and_storage_target(guest: Guest, image: Path, 
         )
         assert names == ["st1n1"]
 
-    target, ipu = Emulator(tmp_path, "target"), Emulator(tmp_path, "ipu")
+    target, ipu = Spdk(tmp_path, "target"), Spdk(tmp_path, "ipu")
     try:
         target.start()
         target.call("bdev_aio_create", name="vol00", filename=str(image), block_size=512)
@@ -218,7 +218,7 @@ def test_ipu_killed_between_guest_and_storage_target(guest: Guest, image: Path, 
         target.kill()
 
 
-def test_sixty_four_disks(emulator: Emulator, guest: Guest) -> None:
+def test_sixty_four_disks(emulator: Spdk, guest: Guest) -> None:
     before = emulator.memory_kib()
     for number in range(64):
         emulator.call("bdev_malloc_create", name=f"vol{number}", num_blocks=2048 + 8 * number, block_size=512)

@@ -1,8 +1,9 @@
-"""Make the collection importable by its full name, as Ansible does."""
+"""Make the collection importable by its full name, as Ansible does, and what several suites share."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "build" / "collections"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "build" / "collections"), str(ROOT / "tests")]

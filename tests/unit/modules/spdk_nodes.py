@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, ConnectionFailed
+from support.spdk import START_SECONDS, prefix, program
 
 ROOT = Path(__file__).resolve().parents[3]
 COLLECTIONS = ROOT / "build" / "collections"
@@ -62,16 +63,10 @@ def run_module(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def start(directory: Path, name: str) -> tuple[subprocess.Popen[bytes], Node]:
     """Start an SPDK whose files are in ``directory`` and wait until it answers."""
     address = str(directory / f"{name}.sock")
-    prefix = os.environ.get("SPDK_PREFIX")
-    if prefix:
-        command = [f"{prefix}/build/bin/spdk_tgt", "--no-huge", "-s", "1200", "--disable-cpumask-locks"]
-        env = dict(os.environ)
-    else:
-        command = [sys.executable, "-m", "spdk_emulator"]
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "roles" / "spdk_emulator" / "files")}
+    command, env = program(built_at=prefix())
     log = (directory / f"{name}.log").open("wb")
     process = subprocess.Popen([*command, "-r", address, "-S", str(directory)], env=env, stdout=log, stderr=log)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START_SECONDS
     while True:
         assert process.poll() is None, f"SPDK ended at once: {(directory / f'{name}.log').read_text()}"
         try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The real SMA between the emulator and a Linux guest that really takes and releases the disks."""
+"""The real SMA between an SPDK and a Linux guest that really takes and releases the disks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
 from guests import Guest
-from support.emulator import Emulator
+from support.spdk import Spdk
 
 
 def _free_port() -> int:
@@ -23,7 +23,7 @@ def _free_port() -> int:
 def test_disks_come_and_go(make_sma: Any, tmp_path: Path, tmp_path_factory: Any) -> None:
     port = _free_port()
     monitor = ("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
-    with Emulator(tmp_path) as ipu, Guest(tmp_path_factory.mktemp("guest"), arguments=monitor) as guest:
+    with Spdk(tmp_path) as ipu, Guest(tmp_path_factory.mktemp("guest"), arguments=monitor) as guest:
         sma = make_sma(ipu.rpc_socket, port)
         sma.start()
         volumes = []

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The real SMA between the emulator and a real QEMU. The guest is only firmware: it never releases a disk."""
+"""The real SMA between an SPDK and a real QEMU. The guest is only firmware: it never releases a disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices
-from support.emulator import Emulator
+from support.spdk import Spdk
 
 
 class Qemu:
@@ -76,12 +76,12 @@ def qemu(tmp_path: Path) -> Iterator[Qemu]:
 
 
 @pytest.fixture
-def ipu(tmp_path: Path) -> Iterator[Emulator]:
-    with Emulator(tmp_path) as node:
+def ipu(tmp_path: Path) -> Iterator[Spdk]:
+    with Spdk(tmp_path) as node:
         yield node
 
 
-def test_the_chain(make_sma: Any, ipu: Emulator, qemu: Qemu) -> None:
+def test_the_chain(make_sma: Any, ipu: Spdk, qemu: Qemu) -> None:
     sma = make_sma(ipu.rpc_socket, qemu.port, unplug_timeout=0.5)
     sma.start()
     connection = {"address": sma.address, "rpc_socket": str(ipu.rpc_socket), "rpc_timeout": 10.0, "timeout": 20.0}
@@ -119,7 +119,7 @@ def test_the_chain(make_sma: Any, ipu: Emulator, qemu: Qemu) -> None:
     assert len(ipu.call("vhost_get_controllers")) == 63
 
 
-def test_the_emulator_comes_back(make_sma: Any, ipu: Emulator, qemu: Qemu) -> None:
+def test_spdk_comes_back(make_sma: Any, ipu: Spdk, qemu: Qemu) -> None:
     """A disk that was plugged is connected again after its SPDK was killed, because its character device reconnects."""
     sma = make_sma(ipu.rpc_socket, qemu.port)
     sma.start()
