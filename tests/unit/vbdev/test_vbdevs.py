@@ -136,3 +136,36 @@ def test_latencies_that_cannot_be_and_bdevs_that_are_not_there() -> None:
             await node.call("bdev_delay_delete", name="m")
 
     run(scenario)
+
+
+def test_a_tower_falls_from_the_top_and_is_built_again_from_its_configuration() -> None:
+    async def scenario(node: Initiator) -> None:
+        await slow(node)
+        await node.call("bdev_passthru_create", base_bdev_name="d", name="p")
+        await node.call("accel_crypto_key_create", name="k", cipher="AES_XTS", key="00" * 16, key2="11" * 16)
+        await node.call("bdev_crypto_create", base_bdev_name="p", name="c", key_name="k")
+        config = (await node.call("framework_get_config", name="bdev"))[1:5]
+        assert [call["method"].split("_")[1] for call in config] == ["crypto", "delay", "passthru", "malloc"]
+        last = (await node.call("notify_get_notifications"))[-1]["id"]
+        await node.call("bdev_malloc_delete", name="m")
+        events = await node.call("notify_get_notifications", id=last + 1)
+        assert [event["ctx"] for event in events] == ["c", "p", "d", "m"]
+        other = Initiator()
+        await other.call("accel_crypto_key_create", name="k", cipher="AES_XTS", key="00" * 16, key2="11" * 16)
+        for call in config:
+            await other.call(call["method"], **call["params"])
+        assert [bdev.name for bdev in other.app.bdevs] == ["m", "d", "p", "c"]
+
+    run(scenario)
+
+
+def test_a_base_is_in_use_while_what_stands_on_it_is() -> None:
+    async def scenario(node: Initiator) -> None:
+        await node.call("bdev_passthru_create", base_bdev_name="m", name="p")
+        await node.call("bdev_set_qos_limit", name="m", rw_ios_per_sec=100000)
+        with pytest.raises(RpcError, match="Resource temporarily unavailable"):
+            await node.call("bdev_set_qos_limit", name="m", rw_ios_per_sec=200000)
+        node.open("p")
+        assert await node.call("bdev_set_qos_limit", name="m", rw_ios_per_sec=200000)
+
+    run(scenario)

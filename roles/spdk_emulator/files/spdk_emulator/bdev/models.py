@@ -97,6 +97,13 @@ class Descriptor:
         self.closed = False
         self.idle = False
         """True while the holder has no I/O channel, in SPDK's words (a vhost controller without a guest)."""
+        self.above: Bdev | None = None
+        """The holder, where it is another bdev: it has a channel here while somebody has one there."""
+
+    @property
+    def in_use(self) -> bool:
+        """Its holder may do I/O."""
+        return not self.idle and (self.above is None or self.above.in_use)
 
     def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
@@ -141,6 +148,8 @@ class Bdev:
     unmap_granularity = (0, 0)
     """``preferred_unmap_alignment``, ``preferred_unmap_granularity``, in blocks."""
     memory_domains: tuple[dict[str, Any], ...] = ()
+    config_rank = 100
+    """Where its :meth:`config` comes among others: SPDK asks modules first, in the order in which they are linked."""
 
     def __init__(
         self,
@@ -171,7 +180,7 @@ class Bdev:
     @property
     def in_use(self) -> bool:
         """Somebody may do I/O."""
-        return any(not descriptor.idle for descriptor in self.descriptors)
+        return any(descriptor.in_use for descriptor in self.descriptors)
 
     def submit(self, io: BdevIo) -> None:
         """Do one I/O that is known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
@@ -339,8 +348,8 @@ class BdevRegistry:
             del self._bdevs[bdev.name]
             for name in [key for key, value in self._names.items() if value is bdev]:
                 del self._names[name]
-            bdev.destroy()
             self._tell("bdev_unregister", bdev)
+            bdev.destroy()
             done()
 
         bdev.on_close = finish
@@ -364,10 +373,14 @@ def setup(app: App) -> BdevRegistry:
     bdevs = BdevRegistry()
     bdevs.watchers.append(app.framework.notifications.send)
     app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
-    app.add_config("bdev", lambda: [call for bdev in bdevs for call in bdev.config()])
+    app.add_config("bdev", lambda: [call for bdev in _by_rank(bdevs) for call in bdev.config()])
     app.add_config("bdev", lambda: [_limits(bdev) for bdev in bdevs if bdev.qos.enabled], last=True)
     app.add_config("bdev", lambda: [{"method": "bdev_wait_for_examine"}], last=True)
     return bdevs
+
+
+def _by_rank(bdevs: BdevRegistry) -> list[Bdev]:
+    return sorted(bdevs, key=lambda bdev: bdev.config_rank)
 
 
 def _limits(bdev: Bdev) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class NullBdev(Bdev):
         io.complete()
 
     def config(self) -> list[dict[str, Any]]:
+        write, unmap = self.write_granularity, self.unmap_granularity
         return [
             {
                 "method": "bdev_null_create",
@@ -47,11 +48,11 @@ class NullBdev(Bdev):
                     "dif_is_head_of_md": False,
                     "dif_pi_format": 0,
                     "uuid": str(self.uuid),
-                    "preferred_write_alignment": 0,
-                    "preferred_write_granularity": 0,
-                    "optimal_write_size": 0,
-                    "preferred_unmap_alignment": 0,
-                    "preferred_unmap_granularity": 0,
+                    "preferred_write_granularity": write[1],
+                    "preferred_write_alignment": write[0],
+                    "optimal_write_size": write[2],
+                    "preferred_unmap_granularity": unmap[1],
+                    "preferred_unmap_alignment": unmap[0],
                 },
             }
         ]

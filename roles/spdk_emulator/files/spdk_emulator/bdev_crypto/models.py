@@ -25,6 +25,7 @@ class CryptoBdev(StackedBdev):
     module = "crypto"
     namespace = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
     register_error = errno.EINVAL
+    config_rank = 1
 
     def __init__(self, bdevs: BdevRegistry, name: str, base_name: str, key: CryptoKey) -> None:
         super().__init__(bdevs, base_name, name)

@@ -24,6 +24,7 @@ class PassthruBdev(StackedBdev):
     product_name = "passthru"
     module = "passthru"
     namespace = uuid_module.UUID("7e25812e-c8c0-4d3f-8599-16d790555b85")
+    config_rank = 3
     follows_size = False
     refused_is_wanted = True
 
@@ -50,6 +51,7 @@ class DelayBdev(PassthruBdev):
     product_name = "delay"
     module = "delay"
     namespace = uuid_module.UUID("4009b574-6430-4f1b-bc40-ace811091027")
+    config_rank = 2
 
     def __init__(
         self,
