@@ -59,3 +59,11 @@ def test_odd_parameters_are_answered_and_never_by_an_internal_error(
             assert answer["id"] == request["id"]
             assert answer.get("error", {}).get("message") != "Internal error", request
     assert emulator.process.poll() is None
+
+
+def test_the_discovery_subsystem_may_be_deleted(start: Callable[..., Emulator], tmp_path: Path) -> None:
+    emulator = start("-S", str(tmp_path))
+    emulator.call("nvmf_create_transport", trtype="TCP")
+    emulator.call("nvmf_delete_subsystem", nqn="nqn.2014-08.org.nvmexpress.discovery")
+    emulator.call("nvmf_create_subsystem", nqn="nqn.2022-06.io.ipdk:test", allow_any_host=True)
+    assert [each["nqn"] for each in emulator.call("nvmf_get_subsystems")] == ["nqn.2022-06.io.ipdk:test"]

@@ -245,7 +245,8 @@ class Nvmf:
 
     def _discovery_changed(self) -> None:
         self._discovery_generation += 1
-        for controller in list(self.subsystems[nvme.DISCOVERY_NQN].controllers.values()):
+        discovery = self.subsystems.get(nvme.DISCOVERY_NQN)  # who does not want it may delete it
+        for controller in list(discovery.controllers.values()) if discovery else []:
             controller.discovery_changed()
 
     def discovery_log(self, host_nqn: str, asked_at: Address) -> bytes:
