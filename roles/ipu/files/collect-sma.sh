@@ -1,11 +1,12 @@
 #!/bin/sh
 # Collect SMA's Python packages, with the stubs that its wheel lacks, into <directory>/packages.
 #
-#   IPU_SMA_STAMP=<digest of the inputs> collect-sma.sh PYTHON TARGET_VERSION DIRECTORY
+#   collect-sma.sh PYTHON TARGET_VERSION DIRECTORY REQUIREMENT...
 #
-# PYTHON has pip and grpcio-tools. <directory>/<stamp> appears when everything is there.
+# PYTHON has pip and grpcio-tools. <directory>/complete appears when everything is there.
 set -eu
 python=$1 version=$2 directory=$3
+shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 
 rm -rf "$directory"
@@ -13,6 +14,6 @@ mkdir -p "$directory"
 "$python" -m pip install --quiet --disable-pip-version-check --target "$directory/packages" \
     --no-compile --only-binary :all: --implementation cp --python-version "$version" \
     --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 --platform any \
-    --requirement "$here/sma/requirements.txt"
+    --requirement "$here/sma/requirements.txt" "$@"
 "$python" "$here/sma/generate_stubs.py" "$here/proto" "$directory/packages/spdk/sma/proto"
-touch "$directory/$IPU_SMA_STAMP"
+touch "$directory/complete"

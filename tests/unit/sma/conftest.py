@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from sma_fakes import FakeQemu, FakeSpdk  # noqa: E402
 
 FILES = ROOT / "roles" / "ipu" / "files"
 ENVIRONMENT = ROOT / "build" / "sma-venv"
+SMA_VERSION = yaml.safe_load((ROOT / "roles" / "ipu" / "defaults" / "main.yml").read_text())["ipu_sma_version"]
 
 
 @pytest.fixture(scope="session")
@@ -41,14 +42,23 @@ def sma_python() -> Path:
         FILES / "sma" / "generate_stubs.py",
         *sorted((FILES / "proto").glob("*.proto")),
     ]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    digest = hashlib.sha256(SMA_VERSION.encode() + b"".join(source.read_bytes() for source in sources)).hexdigest()
     stamp = ENVIRONMENT / "made-from"
     python = ENVIRONMENT / "bin" / "python"
     if not stamp.exists() or stamp.read_text() != digest:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
         requirements = FILES / "sma" / "build-requirements.txt"
         for command in (
-            ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)],
+            [
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "-r",
+                str(requirements),
+                f"spdk[sma]=={SMA_VERSION}",
+            ],
             [str(FILES / "sma" / "generate_stubs.py"), str(FILES / "proto")],
         ):
             subprocess.run([str(python), *command], check=True, timeout=300)
@@ -60,7 +70,15 @@ class Sma:
     """An SMA process that can be killed and started again."""
 
     def __init__(
-        self, python: Path, directory: Path, rpc_socket: Path, qmp_port: int, crypto: str = "nop", **params: Any
+        self,
+        python: Path,
+        directory: Path,
+        rpc_socket: Path,
+        qmp_port: int,
+        crypto: str = "nop",
+        plugins: Sequence[str] = (),
+        devices: Sequence[dict[str, Any]] = (),
+        **params: Any,
     ) -> None:
         self.address = f"unix:{directory}/sma.sock:8080"
         self.socket = directory / "sma.sock:8080"
@@ -76,8 +94,8 @@ class Sma:
             "volume_cleanup_period": 3600.0,  # it looks at all bdevs, at a moment that no test expects
             "socket": str(rpc_socket),
             "crypto": {"name": crypto},
-            "plugins": ["ipdk_sma"],
-            "devices": [{"name": "ipdk_vhost_blk", "params": params}],
+            "plugins": ["ipdk_sma", *plugins],
+            "devices": [{"name": "ipdk_vhost_blk", "params": params}, *devices],
         }
         self._configuration.write_text(yaml.safe_dump(configuration))
 
@@ -86,7 +104,11 @@ class Sma:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(FILES / "sma_plugins"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {
+            **os.environ,
+            "PYTHONPATH": f"{FILES / 'sma_plugins'}:{Path(__file__).parent}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
     def start(self, wait: bool = True) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

@@ -6,8 +6,8 @@
 
     python3 -m ipdk_node.wait --socket SOCKET --timeout SECONDS
 
-A socket may be there before its methods are, and one of a predecessor may still be there: only an answer counts. Exits 0
-with it, or 1 with what was there last.
+A socket may be there before its methods are, and one of a predecessor may still be there: only an answer counts. Exits
+0 with it, or 1 with what was there last.
 """
 
 from __future__ import annotations
