@@ -10,7 +10,7 @@ PLAYBOOK := $(VENV)/bin/ansible-playbook
 COLLECTIONS := build/collections
 INVENTORY ?= inventories/simulation
 # A tree of SPDK with build/bin/spdk_tgt: real SPDK instead of the emulator.
-SPDK_PREFIX ?=
+override SPDK_PREFIX := $(abspath $(SPDK_PREFIX))
 ENGINE ?= $(if $(SPDK_PREFIX),spdk,emulator)
 # When make began: the demo reports how long the set-up took.
 STARTED := $(shell date +%s.%N)
@@ -24,16 +24,21 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 .PHONY: demo
-demo: setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
+demo: prefix setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
 	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED)
 
 .PHONY: test
 test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)
 	@$(PYTHON) tests/run $(SUITES)
 
+.PHONY: test-spdk
+test-spdk: PREFIX_WANTED := yes
+test-spdk: prefix setup setup-test ## Pass the tests that need an engine on the SPDK built at SPDK_PREFIX
+	@$(PYTHON) tests/run --spdk-prefix "$(SPDK_PREFIX)" $(SUITES)
+
 .PHONY: bench
-bench: setup setup-test ## Measure; writes build/bench.json
-	@$(PYTHON) tests/bench/run
+bench: prefix setup setup-test ## Measure; writes build/bench.json (with SPDK_PREFIX: build/bench-spdk.json)
+	@$(PYTHON) tests/bench/run $(if $(SPDK_PREFIX),--spdk-prefix "$(SPDK_PREFIX)")
 
 .PHONY: lab disks
 lab: setup ## Deploy the lab and leave it running
@@ -48,6 +53,13 @@ clean-lab: setup ## Remove every container, network, volume and process of the l
 .PHONY: clean
 clean: ## Remove what the commands above built in this checkout
 	rm -rf build
+
+# Asked before anything is installed or removed.
+.PHONY: prefix
+prefix:
+	@if [ -n "$(PREFIX_WANTED)$(SPDK_PREFIX)" ] && [ ! -x "$(SPDK_PREFIX)/build/bin/spdk_tgt" ]; then \
+	  echo "SPDK_PREFIX is '$(SPDK_PREFIX)': name the directory of a built SPDK, one with build/bin/spdk_tgt" >&2; exit 1; \
+	fi
 
 .PHONY: setup setup-test
 setup: build/apt.stamp build/venv.stamp $(COLLECTIONS)/ansible_collections/ipdk/storage
