@@ -7,6 +7,7 @@ sends no request at all.
     with RpcRelay("/run/x/counted.sock", upstream="/run/x/spdk.sock") as relay:
         ...
         relay.methods     # ["bdev_get_bdevs", ...] in order of arrival
+        relay.requests    # the same as they came: [{"method": "bdev_get_bdevs", "params": ..., ...}, ...]
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ import json
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 
 class RpcRelay:
     def __init__(self, path: str, upstream: str | None = None) -> None:
         self.path = Path(path)
         self.upstream = upstream
-        self.methods: list[str] = []
+        self.requests: list[dict[str, Any]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def methods(self) -> list[str]:
+        return [request.get("method", "?") for request in self.requests]
 
     def __enter__(self) -> RpcRelay:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +69,9 @@ class RpcRelay:
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         text = ""
         while data := await reader.read(65536):
-            seen = len(self.methods)
+            seen = len(self.requests)
             text = self._note(text + data.decode())
-            for number in range(len(self.methods) - seen):
+            for number in range(len(self.requests) - seen):
                 error = {"code": -32601, "message": "Method not found"}
                 writer.write(json.dumps({"jsonrpc": "2.0", "id": number + 1, "error": error}).encode())
             await writer.drain()
@@ -79,6 +85,6 @@ class RpcRelay:
                 request, end = decoder.raw_decode(text)
             except ValueError:
                 break
-            self.methods.append(request.get("method", "?"))
+            self.requests.append(request)
             text = text[end:]
         return text

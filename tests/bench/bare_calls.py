@@ -1,7 +1,6 @@
-"""The least that creates (or deletes) volumes: one connection, one call after the other, no state read, no check.
+"""The least that asks an SPDK for something: one connection, one call after the other, no state read, no check.
 
-What `create_64_volumes_ratio` holds our own task against.
-Usage: bare_volumes.py SOCKET NQN create|export|delete UUID...
+What our own tasks are held against. Usage: bare_calls.py SOCKET FILE; the file is a JSON list of {method, params}.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from typing import Any
 
 
 class Connection:
@@ -17,7 +17,7 @@ class Connection:
         self.socket.connect(path)
         self.id = 0
 
-    def call(self, method: str, **params: object) -> object:
+    def call(self, method: str, params: Any) -> object:
         self.id += 1
         request = {"jsonrpc": "2.0", "id": self.id, "method": method, "params": params}
         self.socket.sendall(json.dumps(request).encode())
@@ -37,18 +37,11 @@ class Connection:
 
 
 def main() -> None:
-    path, nqn, action, volumes = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+    path, file = sys.argv[1:]
     spdk = Connection(path)
-    for number, volume in enumerate(volumes):
-        name = f"bench{number}"
-        if action == "create":
-            spdk.call("bdev_malloc_create", name=name, num_blocks=32768, block_size=512, uuid=volume)
-        elif action == "export":
-            spdk.call("nvmf_subsystem_add_ns", nqn=nqn, namespace={"bdev_name": name, "nsid": number + 1})
-        elif action == "delete":
-            spdk.call("bdev_malloc_delete", name=name)
-        else:
-            raise SystemExit(f"no action is called {action}")
+    with open(file, encoding="utf-8") as calls:
+        for call in json.load(calls):
+            spdk.call(call["method"], call["params"])
 
 
 if __name__ == "__main__":
