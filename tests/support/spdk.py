@@ -134,7 +134,7 @@ class Spdk:
         process, self._process = self._process, None
         process.send_signal(number)
         try:
-            return process.wait(20)
+            return process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
