@@ -23,10 +23,23 @@ from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     refuse_duplicates,
 )
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import (
+    STATE,
     Item,
     given,
     read_release,
 )
+
+#: The options of an item, as Ansible's argument_spec has them.
+BDEV = {
+    "name": {"type": "str", "required": True},
+    "type": {"type": "str", "choices": ["malloc", "null", "aio"]},
+    "size": {"type": "str"},
+    "num_blocks": {"type": "int"},
+    "block_size": {"type": "int"},
+    "uuid": {"type": "str"},
+    "filename": {"type": "path"},
+    "state": STATE,
+}
 
 MIB = 2**20
 

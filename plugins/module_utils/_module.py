@@ -14,7 +14,6 @@ CONNECTION = {
     "rpc_socket": {"type": "str", "default": "/var/tmp/spdk.sock"},
     "rpc_timeout": {"type": "float", "default": 30.0},
 }
-STATE = {"type": "str", "choices": ["present", "absent"], "default": "present"}
 
 
 def spdk_module(options: dict[str, Any], **more: Any) -> AnsibleModule:

@@ -25,11 +25,43 @@ from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     refuse_duplicates,
 )
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import (
+    STATE,
     Item,
     address_name,
     given,
     read_release,
 )
+
+#: The options of an item, as Ansible's argument_spec has them.
+ADDRESS = {
+    "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},
+    "trsvcid": {"type": "str", "default": "4420"},
+}
+CONTROLLER = {
+    **ADDRESS,
+    "name": {"type": "str", "required": True},
+    "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "default": "TCP"},
+    "traddr": {"type": "str"},
+    "paths": {
+        "type": "list",
+        "elements": "dict",
+        "options": {**ADDRESS, "traddr": {"type": "str", "required": True}},
+    },
+    "subnqn": {"type": "str"},
+    "hostnqn": {"type": "str"},
+    "ctrlr_loss_timeout_sec": {"type": "int", "default": -1},
+    "reconnect_delay_sec": {"type": "int", "default": 1},
+    "fast_io_fail_timeout_sec": {"type": "int"},
+    "num_io_queues": {"type": "int"},
+    "multipath": {"type": "str", "choices": ["disable", "failover", "multipath"]},
+    "hdgst": {"type": "bool"},
+    "ddgst": {"type": "bool"},
+    # Names of keys, no keys.
+    "dhchap_key": {"type": "str", "no_log": False},
+    "dhchap_ctrlr_key": {"type": "str", "no_log": False},
+    "bdevs": {"type": "int"},
+    "state": STATE,
+}
 
 #: Options of bdev_nvme_attach_controller -> first release that takes them ("" = all). SPDK reports none of them, so
 #: that they count when a path is attached and cannot be compared later.

@@ -25,11 +25,39 @@ from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     refuse_duplicates,
 )
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import (
+    STATE,
     Item,
     address_name,
     given,
     read_release,
 )
+
+#: The options of an item, as Ansible's argument_spec has them.
+NAMESPACE = {
+    "bdev": {"type": "str"},
+    "nsid": {"type": "int"},
+    "uuid": {"type": "str"},
+    "nguid": {"type": "str"},
+    "state": STATE,
+}
+LISTENER = {
+    "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "default": "TCP"},
+    "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},
+    "traddr": {"type": "str", "required": True},
+    "trsvcid": {"type": "str", "default": "4420"},
+    "state": STATE,
+}
+SUBSYSTEM = {
+    "nqn": {"type": "str", "required": True},
+    "serial_number": {"type": "str"},
+    "model_number": {"type": "str"},
+    "allow_any_host": {"type": "bool"},
+    "max_namespaces": {"type": "int"},
+    "namespaces": {"type": "list", "elements": "dict", "options": NAMESPACE},
+    "hosts": {"type": "list", "elements": "raw"},
+    "listeners": {"type": "list", "elements": "dict", "options": LISTENER},
+    "state": STATE,
+}
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
@@ -43,10 +71,15 @@ _SUBSYSTEM, _HOST, _NAMESPACE, _LISTENER = 4, 5, 6, 7
 
 
 class Subsystems:
-    """Subsystems. ``purge``: which of their lists are complete, so that what is not in them is removed."""
+    """Subsystems. ``purge``: which of their lists are complete, so that what is not in them is removed.
 
-    def __init__(self, purge: Sequence[str] = ()) -> None:
+    ``whole``: a listener opens only when all namespaces of its subsystem are in place. A host that is let in earlier
+    takes those that are missing for removed.
+    """
+
+    def __init__(self, purge: Sequence[str] = (), whole: bool = False) -> None:
         self.purge = frozenset(purge)
+        self.whole = whole
 
     # What the operator wrote
 
@@ -276,11 +309,13 @@ class Subsystems:
                 call = ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
                 path = (nqn, "listeners", name)
                 # A door that should have been closed to strangers is not opened while it is not.
-                needs = ((nqn, "allow_any_host"),)
+                needs = [(nqn, "allow_any_host")]
+                if self.whole:
+                    needs += [change.path for change in plan.changes if change.path[:2] == (nqn, "namespaces")]
                 hint = f"usually there is no {listener['trtype']} transport yet, the address is not this machine's, "
                 hint += "or the port is taken"
                 plan.changes.append(
-                    Change("create", "listener", f"{nqn} {name}", path, {}, (call,), _LISTENER, needs, hint)
+                    Change("create", "listener", f"{nqn} {name}", path, {}, (call,), _LISTENER, tuple(needs), hint)
                 )
         if "listeners" in self.purge and item["listeners"] is not None:
             leaving += [name for name in view["listeners"] if name not in declared]

@@ -15,10 +15,36 @@ from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     refuse_duplicates,
 )
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import (
+    STATE,
     Item,
     given,
     read_release,
 )
+
+#: The options of an item, as Ansible's argument_spec has them.
+TRANSPORT = {
+    "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "required": True},
+    "max_queue_depth": {"type": "int"},
+    "max_io_qpairs_per_ctrlr": {"type": "int"},
+    "in_capsule_data_size": {"type": "int"},
+    "max_io_size": {"type": "int"},
+    "io_unit_size": {"type": "int"},
+    "max_aq_depth": {"type": "int"},
+    "num_shared_buffers": {"type": "int"},
+    "buf_cache_size": {"type": "int"},
+    "c2h_success": {"type": "bool"},
+    "zcopy": {"type": "bool"},
+    "dif_insert_or_strip": {"type": "bool"},
+    "sock_priority": {"type": "int"},
+    "acceptor_backlog": {"type": "int"},
+    "abort_timeout_sec": {"type": "int"},
+    "ack_timeout": {"type": "int"},
+    "data_wr_pool_size": {"type": "int"},
+    "disable_command_passthru": {"type": "bool"},
+    "kas": {"type": "int"},
+    "min_kato": {"type": "int"},
+    "state": STATE,
+}
 
 #: Options of nvmf_create_transport -> first release that takes them ("" = all).
 TRANSPORT_OPTIONS = {

@@ -28,7 +28,8 @@ class Change:
 
     ``path`` says where in the view the thing is and ``after`` what is there when the change is made (None: nothing).
     A change is not tried when one at its own path, or above it, or at one of ``needs``, has failed before. ``hint``:
-    what is usually behind a failure, for where SPDK's own message says little.
+    what is usually behind a failure, for where SPDK's own message says little. ``blocked``: why this change fails now,
+    where that can be seen beforehand; no call is made.
     """
 
     action: str  # create, update, delete
@@ -40,6 +41,7 @@ class Change:
     stage: int = 0
     needs: tuple[Path, ...] = ()
     hint: str = ""
+    blocked: str = ""
 
     def entry(self, reason: str | None = None) -> dict[str, str]:
         """The change as data, for a module's result."""
@@ -110,6 +112,8 @@ class Outcome:
     failed: list[dict[str, str]] = field(default_factory=list)
     not_tried: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+    """``path[0]`` of what failed or was not tried: the objects that are not as wanted."""
 
     @property
     def changed(self) -> bool:
@@ -180,6 +184,7 @@ def reconcile(
     outcome.applied = [change.entry() for change in run.applied]
     outcome.failed = [change.entry(reason) for change, reason in run.failed_reasons()]
     outcome.not_tried = [change.entry(reason) for change, reason in run.not_tried]
+    outcome.open = {change.path[0] for change, _why in [*run.failed, *run.not_tried]}
     return outcome
 
 
@@ -222,6 +227,9 @@ class _Run:
                     if obstacle:
                         self.not_tried.append((change, obstacle))
                         self.obstacles.setdefault(change.path, f"{change.kind} {change.name} was not tried")
+                    elif change.blocked:
+                        self.failed.append((change, Error(change.blocked)))
+                        self.obstacles.setdefault(change.path, f"{change.kind} {change.name} failed")
                     else:
                         alive.append(change)
             self._stage(alive, executor)

@@ -147,7 +147,8 @@ outcome:
 """
 
 from ansible.module_utils.basic import missing_required_lib
-from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE
 from ansible_collections.ipdk.storage.plugins.module_utils._sma import MissingLibrary
 from ansible_collections.ipdk.storage.plugins.module_utils._sma_devices import converge
 

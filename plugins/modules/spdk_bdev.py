@@ -106,20 +106,9 @@ outcome:
       elements: dict
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import Bdevs
-from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import BDEV, Bdevs
+from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
-
-BDEV = {
-    "name": {"type": "str", "required": True},
-    "type": {"type": "str", "choices": ["malloc", "null", "aio"]},
-    "size": {"type": "str"},
-    "num_blocks": {"type": "int"},
-    "block_size": {"type": "int"},
-    "uuid": {"type": "str"},
-    "filename": {"type": "path"},
-    "state": STATE,
-}
 
 
 def main() -> None:

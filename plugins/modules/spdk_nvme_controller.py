@@ -163,40 +163,14 @@ bdevs:
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_bdev
-from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import Controllers, wait_for_bdevs
+from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import (
+    CONTROLLER,
+    Controllers,
+    wait_for_bdevs,
+)
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Outcome, Refused
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
-
-ADDRESS = {
-    "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},
-    "trsvcid": {"type": "str", "default": "4420"},
-}
-CONTROLLER = {
-    **ADDRESS,
-    "name": {"type": "str", "required": True},
-    "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "default": "TCP"},
-    "traddr": {"type": "str"},
-    "paths": {
-        "type": "list",
-        "elements": "dict",
-        "options": {**ADDRESS, "traddr": {"type": "str", "required": True}},
-    },
-    "subnqn": {"type": "str"},
-    "hostnqn": {"type": "str"},
-    "ctrlr_loss_timeout_sec": {"type": "int", "default": -1},
-    "reconnect_delay_sec": {"type": "int", "default": 1},
-    "fast_io_fail_timeout_sec": {"type": "int"},
-    "num_io_queues": {"type": "int"},
-    "multipath": {"type": "str", "choices": ["disable", "failover", "multipath"]},
-    "hdgst": {"type": "bool"},
-    "ddgst": {"type": "bool"},
-    # Names of keys, no keys.
-    "dhchap_key": {"type": "str", "no_log": False},
-    "dhchap_ctrlr_key": {"type": "str", "no_log": False},
-    "bdevs": {"type": "int"},
-    "state": STATE,
-}
 
 
 def main() -> None:

@@ -162,35 +162,9 @@ outcome:
       elements: dict
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._module import STATE, leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import PURGEABLE, Subsystems
+from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import PURGEABLE, SUBSYSTEM, Subsystems
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
-
-NAMESPACE = {
-    "bdev": {"type": "str"},
-    "nsid": {"type": "int"},
-    "uuid": {"type": "str"},
-    "nguid": {"type": "str"},
-    "state": STATE,
-}
-LISTENER = {
-    "trtype": {"type": "str", "choices": ["TCP", "RDMA"], "default": "TCP"},
-    "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},
-    "traddr": {"type": "str", "required": True},
-    "trsvcid": {"type": "str", "default": "4420"},
-    "state": STATE,
-}
-SUBSYSTEM = {
-    "nqn": {"type": "str", "required": True},
-    "serial_number": {"type": "str"},
-    "model_number": {"type": "str"},
-    "allow_any_host": {"type": "bool"},
-    "max_namespaces": {"type": "int"},
-    "namespaces": {"type": "list", "elements": "dict", "options": NAMESPACE},
-    "hosts": {"type": "list", "elements": "raw"},
-    "listeners": {"type": "list", "elements": "dict", "options": LISTENER},
-    "state": STATE,
-}
 
 
 def main() -> None:
