@@ -165,7 +165,7 @@ def test_where_the_base_image_comes_from_and_the_way_back(machine: Machine) -> N
         mmdebstrap.chmod(0o755)
         begin = time.monotonic()
         machine.change(ipdk_image_source="auto", **wanted)
-        assert time.monotonic() - begin < 30
+        assert time.monotonic() - begin < 60
         assert machine.images() == {BASE}
         assert machine.image_id(BASE) != IMAGE_ID
     machine.run("docker", "image", "rm", BASE)
