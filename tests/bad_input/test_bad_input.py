@@ -34,7 +34,7 @@ def relays(tmp_path: Path) -> Iterator[list[RpcRelay]]:
 
 def command(row: dict[str, Any], directory: Path) -> list[str]:
     tool = [sys.executable, str(Path(sys.executable).parent / "ansible")]
-    if row["run"].startswith("playbooks/"):
+    if row["run"].endswith(".yml"):
         variables = json.dumps(row.get("vars", {}))
         playbook = str(ROOT / row["run"])
         return [*tool[:1], f"{tool[1]}-playbook", "-i", str(INVENTORY), playbook, "--extra-vars", variables]
