@@ -33,6 +33,11 @@ options:
     elements: str
     choices: [version, bdevs, subsystems, transports, nvme_controllers, vhost_controllers, iostat, methods]
     default: [version]
+  declaration_file:
+    description:
+      - Return what is in this file, too. It is the declaration that the node keeps of its SPDK, see
+        M(ipdk.storage.spdk_target).
+    type: path
 """
 
 EXAMPLES = r"""
@@ -52,6 +57,10 @@ spdk:
     version:
       version: SPDK v26.05 git sha1 d519b163cb
       fields: {major: 26, minor: 5, patch: 0, suffix: "", commit: d519b163cb}
+declaration:
+  description: The declaration that the node keeps; null where there is no such file.
+  returned: when O(declaration_file) is given
+  type: dict
 unsupported:
   description: Sections that this SPDK has no method for. They are not in RV(spdk). Unknown is not empty.
   returned: success
@@ -59,8 +68,10 @@ unsupported:
   elements: str
 """
 
+from ansible_collections.ipdk.storage.plugins.module_utils._declaration import load
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error, Unsupported
 from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Refused
 
 SECTIONS = {
     "version": ("spdk_get_version", None),
@@ -76,20 +87,26 @@ SECTIONS = {
 
 def main() -> None:
     module = spdk_module(
-        {"gather": {"type": "list", "elements": "str", "choices": list(SECTIONS), "default": ["version"]}}
+        {
+            "gather": {"type": "list", "elements": "str", "choices": list(SECTIONS), "default": ["version"]},
+            "declaration_file": {"type": "path"},
+        }
     )
     sections = list(dict.fromkeys(module.params["gather"]))
+    declaration = {}
     try:
+        if module.params["declaration_file"]:
+            declaration = {"declaration": load(module.params["declaration_file"])}
         with Client(module.params["rpc_socket"], module.params["rpc_timeout"]) as client:
             answers = dict(zip(sections, client.pipeline([SECTIONS[section] for section in sections])))
-    except (Error, ValueError) as error:
+    except (Error, Refused, ValueError) as error:
         module.fail_json(msg=str(error))
     unsupported = [section for section, answer in answers.items() if isinstance(answer, Unsupported)]
     spdk = {section: answer for section, answer in answers.items() if section not in unsupported}
     broken = [str(answer) for answer in spdk.values() if isinstance(answer, Error)]
     if broken:
         module.fail_json(msg="; ".join(dict.fromkeys(broken)))
-    leave(module, {"changed": False, "spdk": spdk, "unsupported": unsupported})
+    leave(module, {"changed": False, "spdk": spdk, "unsupported": unsupported, **declaration})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration, items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import (
     Ipu,
     Target,
@@ -34,7 +35,6 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     bdev_name,
     human_size,
     subsystem_nqn,
-    subsystem_serial,
     volume_uuid,
 )
 
@@ -60,6 +60,9 @@ class _Planner:
             if observed.get(name)
         }
         self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
+        self.kept = {
+            node: answer["declaration"] for node, answer in observed.items() if answer and "declaration" in answer
+        }
         self.steps: list[Step] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.problems: list[dict[str, Any]] = []
@@ -217,16 +220,6 @@ class _Planner:
             if nqn != disk.nqn:
                 self._take_back(disk, nqn, nsid)
         if volume is None:
-            arguments = {
-                "name": disk.name,
-                "type": disk.backing,
-                "size": disk.size,
-                "block_size": disk.block_size,
-                "uuid": disk.uuid,
-                "state": "present",
-            }
-            if disk.filename:
-                arguments["filename"] = disk.filename
             self._add(
                 "bdevs",
                 disk.target,
@@ -235,7 +228,7 @@ class _Planner:
                 disk.name,
                 disk,
                 f"{disk.backing}, {human_size(disk.size)}",
-                arguments,
+                {**items.volume(disk), "state": "present"},
             )
             result["volume"] = True
         if result["serial"] is None:
@@ -249,8 +242,8 @@ class _Planner:
                 f"{disk.name} ({nsid})",
                 disk,
                 disk.nqn,
-                {"bdev": disk.name, "nsid": nsid, "state": "present"},
-                subsystem=self._subsystem(disk),
+                {**items.namespace(disk, nsid), "state": "present"},
+                subsystem=items.subsystem(disk, self.nodes),
             )
         elif not self._admitted(disk) and not self._planned("subsystems", disk.target, disk.nqn):
             self._add(
@@ -262,7 +255,7 @@ class _Planner:
                 None,
                 f"to {disk.ipu}",
                 {},
-                subsystem=self._subsystem(disk),
+                subsystem=items.subsystem(disk, self.nodes),
             )
         self._connect(disk)
         self._plug(disk, result)
@@ -292,7 +285,10 @@ class _Planner:
         old NSIDs its devices go on where they were. One released in this run is not free yet: its serial may be seen.
         """
         taken = self.nsids.setdefault(disk.nqn, set())
-        remembered = self.ipus[disk.ipu].remembered(disk.target)
+        remembered = {
+            **self.ipus[disk.ipu].remembered(disk.target),
+            **declaration.declared_nsids(self.kept.get(disk.target), disk.nqn),
+        }
         used = taken | remembered.keys()
         lowest = next(number for number in range(1, len(used) + 2) if number not in used)
         known = [number for number, uuid in remembered.items() if uuid == disk.uuid and number not in taken]
@@ -313,17 +309,6 @@ class _Planner:
             for listener in subsystem["listen_addresses"]
         ) and any(host["nqn"] == self.nodes["ipus"][disk.ipu]["host_nqn"] for host in subsystem["hosts"])
 
-    def _subsystem(self, disk: Disk) -> dict[str, Any]:
-        declared = self.nodes["targets"][disk.target]
-        return {
-            "nqn": disk.nqn,
-            "serial_number": subsystem_serial(disk.nqn),
-            "model_number": "ipdk.storage",
-            "max_namespaces": MAX_NAMESPACES,
-            "hosts": [self.nodes["ipus"][disk.ipu]["host_nqn"]],
-            "listeners": [{"trtype": "TCP", "traddr": declared["address"], "trsvcid": str(declared["port"])}],
-        }
-
     def _connect(self, disk: Disk) -> None:
         declared = self.nodes["targets"][disk.target]
         address, port = declared["address"], str(declared["port"])
@@ -338,14 +323,7 @@ class _Planner:
                     disk.target,
                     None,
                     disk.nqn,
-                    {
-                        "name": disk.target,
-                        "traddr": address,
-                        "trsvcid": port,
-                        "subnqn": disk.nqn,
-                        "hostnqn": self.nodes["ipus"][disk.ipu]["host_nqn"],
-                        "state": "present",
-                    },
+                    {**items.controller(disk, self.nodes), "state": "present"},
                 )
             return
         paths = [
@@ -546,6 +524,8 @@ def plan(
     - ``unmanaged``: ``{node, kind, name}`` of what is ours and not in the list
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
     - ``summary``: how many disks are to ``attach``, ``detach``, ``destroy``, are ``unchanged``, ``not_converged``
+    - ``kept``: by node, the declarations that were found; ``remember``: what changes in them (see ``declaration.py``)
+    - ``declarations``: by node, those that differ from what is there
     - ``text``: all of that for a human, a list of lines
     """
     options = options or {}
@@ -563,6 +543,8 @@ def plan(
     unmanaged = planner.unmanaged()
     steps = [asdict(step) for step in planner.steps]
     listed = [disk.name for disk in valid]
+    remember = declaration.edits(valid, planner.results, steps, planner.kept, nodes)
+    declarations = declaration.changed(planner.kept, remember)
     problems = sorted(planner.problems, key=lambda problem: listed.index(problem["disk"]))
     return {
         "steps": steps,
@@ -571,5 +553,8 @@ def plan(
         "unmanaged": unmanaged,
         "problems": problems,
         "summary": summary,
-        "text": plan_text(planner.steps, summary, problems, unmanaged),
+        "kept": planner.kept,
+        "remember": remember,
+        "declarations": declarations,
+        "text": plan_text(planner.steps, summary, problems, unmanaged, sorted(declarations)),
     }

@@ -12,7 +12,11 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
 
 
 def plan_text(
-    steps: list[Step], summary: dict[str, int], problems: list[dict[str, Any]], unmanaged: list[dict[str, Any]]
+    steps: list[Step],
+    summary: dict[str, int],
+    problems: list[dict[str, Any]],
+    unmanaged: list[dict[str, Any]],
+    declarations: list[str],
 ) -> list[str]:
     """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
     lines = [
@@ -26,6 +30,7 @@ def plan_text(
         f"{node}: {action} {len(names)} {kind}{'s' if len(names) > 1 else ''}: {_some(names)}"
         for (_stage, node, action, kind), names in groups.items()
     ]
+    lines += [f"{node}: keep another declaration, for its next start" for node in declarations]
     lines += [f"not converged: {problem['message']}" for problem in problems]
     others: dict[tuple[str, str], list[str]] = {}
     for item in unmanaged:

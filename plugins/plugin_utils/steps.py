@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
+
 STAGES = ("unplug", "release", "bdevs", "subsystems", "controllers", "attach")
 
 
@@ -80,8 +82,9 @@ def after_unplug(
     """What is left to do once the unplugging has been tried: a disk that did not come off keeps all that is behind it.
 
     ``devices``: by IPU, what sma_device returned (``physical_id``, ``state``); nothing for an IPU that is left out.
-    ``still_there``: by host, the serials that did not go. Returns ``nodes`` as in a plan, and ``stuck``, the disks for
-    which nothing more is done: those that did not come off, and those that were to get their slots.
+    ``still_there``: by host, the serials that did not go. Returns ``nodes`` and ``declarations`` as in a plan, and
+    ``stuck``, the disks for which nothing more is done: those that did not come off, and those that were to get their
+    slots.
     """
     stuck: set[str] = set()
     slots: set[tuple[str, int]] = set()
@@ -98,4 +101,8 @@ def after_unplug(
         elif step["stage"] == "attach" and slot in slots:
             stuck.add(step["disk"])
     left = [step for step in planned["steps"] if step["stage"] != "unplug" and step["disk"] not in stuck]
-    return {"nodes": module_arguments(left), "stuck": sorted(stuck)}
+    return {
+        "nodes": module_arguments(left),
+        "stuck": sorted(stuck),
+        "declarations": declaration.changed(planned["kept"], planned["remember"], sorted(stuck)),
+    }

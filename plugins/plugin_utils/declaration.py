@@ -1,0 +1,149 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What each node keeps of the virtual disks, so that it comes back with them by itself.
+
+A node's declaration is the document that module_utils/_declaration.py describes. A run changes in it what is about its
+own disks; those that were taken off the list stay. Pure functions of plain data.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, VERSION
+from ansible_collections.ipdk.storage.plugins.plugin_utils import items
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import Disk, bdev_name, subsystem_nqn
+
+Edit = dict[str, Any]
+"""``{disk, node, section, name, item}``: the item of that name becomes this, or goes where ``item`` is null. Section
+``namespaces`` is that of a subsystem, ``nqn``; its ``name`` is the bdev's."""
+
+
+def edits(
+    disks: list[Disk],
+    results: dict[str, dict[str, Any]],
+    steps: list[dict[str, Any]],
+    kept: dict[str, dict[str, Any] | None],
+    nodes: dict[str, Any],
+) -> list[Edit]:
+    """What this plan changes in the nodes' declarations; what goes is first, for another may get its name.
+
+    ``kept``: by node, the declaration that is there, or null; a node that is left out keeps none.
+    """
+    going: list[Edit] = []
+    coming: list[Edit] = []
+    for step in steps:
+        if step["stage"] == "unplug":
+            going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{step['arguments']['physical_id']}"))
+    for disk in disks:
+        result = results[disk.name]
+        if result["converged"]:
+            going += _forget(disk, kept, nodes)
+            coming += _remember(disk, result, nodes)
+    return [edit for edit in going + coming if edit["node"] in kept]
+
+
+def _edit(disk: str | None, node: str, section: str, name: str, item: Any = None, **more: Any) -> Edit:
+    return {"disk": disk, "node": node, "section": section, "name": name, "item": item, **more}
+
+
+def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str, Any]) -> list[Edit]:
+    """What the declarations say of this disk and is not true any more."""
+    gone = []
+    for ipu in nodes["ipus"]:
+        nqn = subsystem_nqn(disk.target, ipu)
+        nsids = [nsid for nsid, bdev in _namespaces(kept.get(disk.target), nqn).items() if bdev == disk.name]
+        if nsids and (nqn != disk.nqn or disk.state == "absent"):
+            gone.append(_edit(disk.name, disk.target, "namespaces", disk.name, nqn=nqn))
+        if disk.state != "attached" or ipu != disk.ipu:
+            serials = {bdev_name(disk.target, nsid) for nsid in nsids}
+            gone += [
+                _edit(disk.name, ipu, "vhost_blk", controller["name"])
+                for controller in (kept.get(ipu) or {}).get("vhost_blk", [])
+                if controller["bdev"] in serials
+            ]
+    if disk.state == "absent":
+        gone.append(_edit(disk.name, disk.target, "bdevs", disk.name))
+    return gone
+
+
+def _remember(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list[Edit]:
+    """What the declarations have to say of this disk."""
+    come = []
+    if disk.state != "absent" and result["volume"]:
+        come.append(_edit(disk.name, disk.target, "bdevs", disk.name, items.volume(disk)))
+        come.append(_edit(None, disk.target, "transports", "TCP", {"trtype": "TCP"}))
+        if result["nsid"] is not None:
+            subsystem = items.subsystem(disk, nodes)
+            namespace = items.namespace(disk, result["nsid"])
+            come.append(_edit(disk.name, disk.target, "subsystems", disk.nqn, subsystem))
+            come.append(_edit(disk.name, disk.target, "namespaces", disk.name, namespace, nqn=disk.nqn))
+            come.append(_edit(disk.name, disk.ipu, "controllers", disk.target, items.controller(disk, nodes)))
+    if disk.state == "attached":
+        controller = {"name": f"sma-{result['physical_id']}", "bdev": result["serial"]}
+        come.append(_edit(disk.name, disk.ipu, "vhost_blk", controller["name"], controller))
+    return come
+
+
+def changed(
+    kept: dict[str, dict[str, Any] | None], remember: list[Edit], stuck: list[str] | tuple[str, ...] = ()
+) -> dict[str, dict[str, Any]]:
+    """The declarations that differ from those ``kept``, by node. Edits of the disks that are ``stuck`` do not count."""
+    after: dict[str, dict[str, Any]] = {}
+    for edit in remember:
+        if edit["disk"] not in stuck:
+            node = edit["node"]
+            if node not in after:
+                after[node] = {"version": VERSION, "node": node, **copy.deepcopy(kept[node] or {})}
+            _apply(after[node], edit)
+    return {node: _tidy(document) for node, document in after.items() if _tidy(document) != (kept[node] or {})}
+
+
+def _apply(document: dict[str, Any], edit: Edit) -> None:
+    section, name, item = edit["section"], edit["name"], edit["item"]
+    if section == "namespaces":
+        subsystem = next((each for each in document.get("subsystems", []) if each["nqn"] == edit["nqn"]), None)
+        if subsystem is not None:
+            _put(subsystem.setdefault("namespaces", []), "bdev", name, item)
+        return
+    listed = document.setdefault(section, [])
+    identity = next(row.identity for row in SECTIONS if row.key == section)
+    if section == "subsystems":
+        there = next((each for each in listed if each["nqn"] == name), {})
+        item = {**item, "namespaces": there.get("namespaces", [])}
+    if section == "transports" and any(each["trtype"] == name for each in listed):
+        return  # the one that the storage target was deployed with
+    _put(listed, identity, name, item)
+
+
+def _put(listed: list[dict[str, Any]], identity: str, name: str, item: dict[str, Any] | None) -> None:
+    for index, there in enumerate(listed):
+        if there[identity] == name:
+            if item is None:
+                del listed[index]
+            else:
+                listed[index] = item
+            return
+    if item is not None:
+        listed.append(item)
+
+
+def _tidy(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value != []}
+
+
+def _namespaces(document: dict[str, Any] | None, nqn: str) -> dict[int, str]:
+    """NSID → bdev of a subsystem in a declaration."""
+    for subsystem in (document or {}).get("subsystems", []):
+        if subsystem["nqn"] == nqn:
+            return {namespace["nsid"]: namespace["bdev"] for namespace in subsystem.get("namespaces", [])}
+    return {}
+
+
+def declared_nsids(document: dict[str, Any] | None, nqn: str) -> dict[int, str | None]:
+    """NSID → UUID of the namespaces that a declaration promises; null where it does not say the UUID."""
+    uuids = {bdev["name"]: bdev.get("uuid") for bdev in (document or {}).get("bdevs", [])}
+    return {nsid: uuids.get(bdev) for nsid, bdev in _namespaces(document, nqn).items()}

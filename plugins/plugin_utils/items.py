@@ -1,0 +1,59 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a virtual disk is on each side, as the modules take it; in a plan's steps and in the nodes' declarations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    MAX_NAMESPACES,
+    Disk,
+    subsystem_serial,
+)
+
+Item = dict[str, Any]
+
+
+def volume(disk: Disk) -> Item:
+    """Of spdk_bdev."""
+    item = {
+        "name": disk.name,
+        "type": disk.backing,
+        "size": disk.size,
+        "block_size": disk.block_size,
+        "uuid": disk.uuid,
+    }
+    return {**item, "filename": disk.filename} if disk.filename else item
+
+
+def subsystem(disk: Disk, nodes: dict[str, Any]) -> Item:
+    """Of spdk_nvmf_subsystem, without namespaces."""
+    declared = nodes["targets"][disk.target]
+    return {
+        "nqn": disk.nqn,
+        "serial_number": subsystem_serial(disk.nqn),
+        "model_number": "ipdk.storage",
+        "max_namespaces": MAX_NAMESPACES,
+        "hosts": [nodes["ipus"][disk.ipu]["host_nqn"]],
+        "listeners": [{"trtype": "TCP", "traddr": declared["address"], "trsvcid": str(declared["port"])}],
+    }
+
+
+def namespace(disk: Disk, nsid: int) -> Item:
+    """Of a subsystem."""
+    return {"bdev": disk.name, "nsid": nsid}
+
+
+def controller(disk: Disk, nodes: dict[str, Any]) -> Item:
+    """Of spdk_nvme_controller."""
+    declared = nodes["targets"][disk.target]
+    return {
+        "name": disk.target,
+        "traddr": declared["address"],
+        "trsvcid": str(declared["port"]),
+        "subnqn": disk.nqn,
+        "hostnqn": nodes["ipus"][disk.ipu]["host_nqn"],
+    }
