@@ -1,0 +1,66 @@
+#!/bin/sh
+# Build SPDK in $WORK from $TREE, or from $URL at $TAG (which has to be $COMMIT). One build of a kind at a time: who comes
+# later waits and finds the work done. What it does goes to $WORK.log, the phase to $WORK.phase; status.sh reads both.
+#   DONE         the file whose existence means that nothing is left to do
+#   SUBMODULES   lines "<path> <url> <commit>": submodules that come from elsewhere; a commit may be left out
+#   OPTIONS      of configure, one a line
+#   ARCH JOBS CC
+set -eu
+mkdir -p "$(dirname "$WORK")"
+exec 9>"$WORK.lock"
+flock 9
+if [ -f "$DONE" ] || [ -f "$WORK/built" ]; then exit 0; fi
+exec >"$WORK.log" 2>&1
+phase() { echo "$1" >"$WORK.phase"; echo "== $1"; }
+trap 'status=$?; [ $status = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"; exit $status' EXIT
+
+phase fetch
+rm -rf "$WORK"
+mkdir -p "$WORK"
+if [ -n "$TREE" ]; then
+    tar -C "$TREE" --exclude=./.git --exclude=./build -cf - . | tar -C "$WORK" -xf -
+else
+    cd "$WORK"
+    git init -q .
+    # Submodules may be at paths, too: an offline mirror. Depth 1 is no use there.
+    git fetch -q --depth 1 "$URL" "refs/tags/$TAG" || git fetch -q "$URL" "refs/tags/$TAG"
+    here=$(git rev-parse 'FETCH_HEAD^{commit}')
+    [ "$here" = "$COMMIT" ] || { echo "$TAG of $URL is $here, not $COMMIT"; exit 4; }
+    git checkout -q --detach "$COMMIT"
+    git remote add origin "$URL"
+    git submodule init
+    echo "$SUBMODULES" | while read -r path url commit; do
+        case $path in '' | '#') continue ;; esac
+        name=$(git config -f .gitmodules --get-regexp '^submodule\..*\.path$' | awk -v path="$path" \
+            '$2 == path { sub(/^submodule\./, "", $1); sub(/\.path$/, "", $1); print $1 }')
+        [ -n "$name" ] || { echo "no submodule at $path"; exit 4; }
+        git config "submodule.$name.url" "$url"
+        if [ -n "$commit" ]; then
+            git -c protocol.file.allow=always clone -q --no-checkout "$url" "$path"
+            git -C "$path" checkout -q --detach "$commit"
+            git config "submodule.$name.active" false
+            git config "submodule.$name.update" none
+        fi
+    done
+    git -c protocol.file.allow=always submodule update --init --depth 1 \
+        || git -c protocol.file.allow=always submodule update --init
+fi
+
+cd "$WORK"
+phase configure
+set -f
+old=$IFS
+IFS='
+'
+# shellcheck disable=SC2086  # one option a line
+set -- $OPTIONS
+IFS=$old
+export CC
+./configure "--target-arch=$ARCH" "$@"
+find lib module app dpdk/lib dpdk/drivers -name '*.c' 2>/dev/null | wc -l >"$WORK.objects" || true
+
+phase compile
+[ "$JOBS" -gt 0 ] || JOBS=$(nproc)
+make -j"$JOBS"
+phase built
+touch "$WORK/built"
