@@ -13,7 +13,7 @@ FAMILIES = ("early", "wire", "bdev", "core", "nvmf", "vhost")
 """``core`` has what the others leave out of bdevs, logs, options, keys, notifications: odd values, often refused."""
 INFORMATIONAL = ("save", "stack")
 """Reported, but not yet promised,"""
-PROMISED = ("accel_", "bdev_crypto_", "bdev_passthru_")
+PROMISED = ("accel_", "bdev_crypto_", "bdev_lvol_", "bdev_passthru_")
 """but for the methods that begin like this. A real SPDK has to agree with its recordings here, too."""
 OF_THE_BUILD = ("spdk_get_version", "rpc_get_methods", "log_get_flags")
 """What depends on how an SPDK was built, for ``SPDK_PREFIX``."""

@@ -30,6 +30,7 @@ FAMILIES = (
     ("bdevs", "bdev"),
     ("crypto", "bdev_crypto"),
     ("vbdevs", "vbdev"),
+    ("lvols", "lvol"),
     ("nvme", "bdev_nvme"),
     ("nvmf", "nvmf"),
     ("vhost", "vhost"),

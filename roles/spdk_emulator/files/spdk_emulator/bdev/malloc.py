@@ -21,6 +21,7 @@ class MallocBdev(Bdev):
     supported = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP, Op.FLUSH, Op.RESET, Op.COMPARE})
     also_supported = frozenset({"zcopy", "copy", "abort"})
     numa_id = -1
+    reachable_domains = ({"dma_device_type": "DMA"}, {"dma_device_type": "ACCEL"})
 
     def __init__(
         self,

@@ -167,6 +167,7 @@ class Bdev:
         self.num_blocks = num_blocks
         self.descriptors: set[Descriptor] = set()
         self.claimed_by: str | None = None
+        self.claim_type = "exclusive_write"
         self.removing = False
         self.stats = IoStats()
         self.qos = Qos(self.submit)
@@ -181,6 +182,11 @@ class Bdev:
     def in_use(self) -> bool:
         """Somebody may do I/O."""
         return any(descriptor.in_use for descriptor in self.descriptors)
+
+    @property
+    def reachable_domains(self) -> tuple[dict[str, Any], ...]:
+        """The memory domains that an lvol on it has; SPDK's malloc module names those only when it is asked so."""
+        return self.memory_domains
 
     def submit(self, io: BdevIo) -> None:
         """Do one I/O that is known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
@@ -243,6 +249,8 @@ class BdevRegistry:
         """What ``bdev_set_options`` sets."""
         self.watchers: list[Callable[[str, Bdev], None]] = []
         """Called with ``bdev_register``, ``bdev_unregister`` or ``bdev_resize`` (the notify family listens)."""
+        self.examiners: list[Callable[[Bdev, bytes, Callable[[], None]], None]] = []
+        """Called with a new bdev, its first 4 KiB (or a block, if that is longer) and what to call when done."""
 
     def __iter__(self) -> Iterator[Bdev]:
         return iter(list(self._bdevs.values()))
@@ -288,20 +296,38 @@ class BdevRegistry:
             if not registered.done():
                 registered.set_result(None)
         if self.options["bdev_auto_examine"]:
-            self._examine(bdev)
+            self.examine(bdev)
 
-    def _examine(self, bdev: Bdev) -> None:
-        """SPDK's modules look at the beginning of each new bdev for a superblock of theirs. None of them is here, so
-        what is read counts in the statistics, as it does there, and nothing comes of it."""
-        block = bdev.block_size
-        for module_reads, least in ((1, 0), (_GPT_BYTES, _GPT_BYTES), (_BLOB_BYTES, _BLOB_LEAST)):
-            length = -(-module_reads // block) * block
-            if max(least, length) <= bdev.size:
-                self._examining += 1
-                buffer = memoryview(bytearray(length))
-                bdev.start(BdevIo(Op.READ, 0, length, [buffer], self._examined))
+    def rename(self, bdev: Bdev, old_alias: str, alias: str) -> None:
+        """Raises ``BdevError`` (EEXIST) where the alias is taken, be it by the bdev itself."""
+        if alias in self._names:
+            raise BdevError(errno.EEXIST)
+        del self._names[old_alias]
+        self._names[alias] = bdev
+        bdev.aliases[bdev.aliases.index(old_alias)] = alias
 
-    def _examined(self, status: int) -> None:
+    def examine(self, bdev: Bdev) -> None:
+        """SPDK's modules look at the beginning of each new bdev for a superblock of theirs. What is read counts in the
+        statistics, as it does there."""
+        for module_reads, least in ((1, 0), (_GPT_BYTES, _GPT_BYTES)):
+            self._read_beginning(bdev, module_reads, least, lambda _page: self._examined())
+        self._read_beginning(bdev, _BLOB_BYTES, _BLOB_LEAST, lambda page: self._ask_examiners(bdev, page))
+
+    def _read_beginning(self, bdev: Bdev, wanted: int, least: int, done: Callable[[bytes], None]) -> None:
+        length = -(-wanted // bdev.block_size) * bdev.block_size
+        if max(least, length) <= bdev.size:
+            self._examining += 1
+            data = bytearray(length)
+            io = BdevIo(Op.READ, 0, length, [memoryview(data)], lambda status: done(b"" if status else bytes(data)))
+            bdev.start(io)
+
+    def _ask_examiners(self, bdev: Bdev, page: bytes) -> None:
+        self._examining += len(self.examiners)
+        self._examined()
+        for examiner in self.examiners:
+            examiner(bdev, page, self._examined)
+
+    def _examined(self) -> None:
         self._examining -= 1
         if not self._examining:
             self._all_examined.set()
@@ -323,11 +349,12 @@ class BdevRegistry:
         bdev.descriptors.add(descriptor)
         return descriptor
 
-    def claim(self, descriptor: Descriptor, owner: str) -> None:
+    def claim(self, descriptor: Descriptor, owner: str, claim_type: str = "exclusive_write") -> None:
         """Exclusive write access. Raises ``BdevError(EPERM)`` if it is claimed already."""
         if descriptor.bdev.claimed_by:
             raise BdevError(errno.EPERM)
         descriptor.bdev.claimed_by = owner
+        descriptor.bdev.claim_type = claim_type
 
     def release(self, descriptor: Descriptor) -> None:
         descriptor.bdev.claimed_by = None

@@ -70,7 +70,7 @@ def describe(bdev: Bdev) -> dict[str, Any]:
     answer["assigned_rate_limits"] = bdev.qos.as_json()
     answer["claimed"] = bdev.claimed_by is not None
     if bdev.claimed_by is not None:
-        answer["claim_type"] = "exclusive_write"
+        answer["claim_type"] = bdev.claim_type
     answer["zoned"] = False
     answer["supported_io_types"] = {
         name: name in bdev.also_supported or operation in bdev.supported for name, operation in _IO_TYPES
@@ -142,9 +142,12 @@ async def bdev_wait_for_examine(app: App) -> bool:
 
 @method("bdev_examine", params=_NAME, bad_params=(INVALID_PARAMS, "spdk_json_decode_object failed"))
 def bdev_examine(app: App, name: str) -> bool:
-    """Nothing is found on a bdev here that ``bdev_auto_examine`` has not found; SPDK then refuses the call."""
+    """Refused where ``bdev_auto_examine`` does it. A bdev that is not there is not missed, as in SPDK."""
     if app.bdevs.options["bdev_auto_examine"]:
         raise BdevError(errno.EINVAL)
+    bdev = app.bdevs.find(name)
+    if bdev is not None:
+        app.bdevs.examine(bdev)
     return True
 
 
@@ -379,8 +382,11 @@ async def bdev_null_delete(app: App, name: str) -> bool:
         "nowait": Param(boolean, default=False),
     },
 )
-def bdev_aio_create(app: App, **given: Any) -> str:
-    return _register(app, AioBdev(**given))
+async def bdev_aio_create(app: App, **given: Any) -> str:
+    """Answered when what is on it (an lvol store) is there, too."""
+    name = _register(app, AioBdev(**given))
+    await app.bdevs.wait_for_examine()
+    return name
 
 
 @method("bdev_aio_rescan", params=_NAME)
