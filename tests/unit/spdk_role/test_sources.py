@@ -138,3 +138,11 @@ def test_prefix_takes_the_libraries_that_no_package_brings(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout
     shutil.rmtree(tmp_path / "prefix")
     assert subprocess.check_output([f"{installed['path']}/bin/spdk_tgt"], text=True) == "SPDK v26.05\n"
+
+
+def test_a_commit_that_is_not_the_tags_is_refused_before_anything(tmp_path: Path) -> None:
+    commits = fake_spdk.make(tmp_path / "fake", ("26.01", "26.05"))
+    done, _ = from_git(tmp_path, "26.05", commits["26.01"])
+    assert done.returncode == 2
+    assert f"is commit {commits['26.05']}, spdk_git_commit is {commits['26.01']}" in done.stdout + done.stderr
+    assert not (tmp_path / "build").exists() and not (tmp_path / "installed").exists()
