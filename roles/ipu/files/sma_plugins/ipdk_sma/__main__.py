@@ -8,8 +8,9 @@
 
 What this adds to `spdk-sma`: a stale unix socket of a killed predecessor is removed (grpcio refuses to bind over it),
 a live one is never stolen; new files are for the service's user only; the log goes to stderr at SMA_LOGLEVEL, INFO
-when it is not set (at DEBUG SMA prints whole requests, keys included). Everything else, the configuration's meaning
-included, is SPDK's.
+when it is not set (at DEBUG SMA prints whole requests, keys included). With `--end-without-monitor` it ends when the
+guest's monitor has gone from its network namespace, to be started again in the new one (`watch`). Everything else, the
+configuration's meaning included, is SPDK's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 
 import yaml
 from spdk import spdk_sma
+
+from . import watch
 
 LOG = logging.getLogger("ipdk_sma")
 
@@ -89,7 +92,11 @@ def main() -> None:
     """Command line, see the module's text."""
     parser = argparse.ArgumentParser(prog="ipdk_sma", description="Start SPDK's Storage Management Agent")
     parser.add_argument("--config", required=True, type=Path, help="SMA's configuration, YAML")
-    path = parser.parse_args().config
+    parser.add_argument(
+        "--end-without-monitor", type=float, metavar="SECONDS", help="end when the guest's monitor is gone for so long"
+    )
+    arguments = parser.parse_args()
+    path = arguments.config
     os.umask(0o077)
     level = os.environ.setdefault("SMA_LOGLEVEL", "INFO").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -98,6 +105,8 @@ def main() -> None:
     if bound is not None:
         free_socket(bound)
     quieten_rpc_client(configuration["socket"])
+    if arguments.end_without_monitor:
+        watch.start(configuration, arguments.end_without_monitor)
     sys.argv = ["spdk-sma", "--config", str(path)]
     spdk_sma.main()
 
