@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles" / "spdk_emu
 from front_end import FrontEnd, Memory, Ring
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import BdevIo, BdevRegistry
+from spdk_emulator.framework.models import Buffers
 from spdk_emulator.options import Options
 from spdk_emulator.vhost.models import BlkController, Vhost
 
@@ -63,8 +64,10 @@ class Node:
         app = SimpleNamespace(
             options=Options(vhost_directory=str(self.directory)),
             bdevs=BdevRegistry(),
+            framework=SimpleNamespace(buffers=Buffers()),
             add_config=lambda _subsystem, calls: self.config.append(calls),
         )
+        self.buffers = app.framework.buffers
         return Vhost(app), app.bdevs
 
     def run(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:

@@ -52,6 +52,24 @@ def test_resize_is_told_and_shown(node) -> None:
     assert ring.do(IN, 1024, room=512).status == 1
 
 
+@pytest.mark.parametrize("pool", [{"small_pool_count": 512}, {"large_pool_count": 64}])
+def test_a_disk_without_buffers_never_starts(node, pool: dict[str, int]) -> None:
+    """As in SPDK, where the thread of a started disk keeps 256 small buffers and 32 large ones."""
+    node.run(node.buffers.set, pool)
+    for number in range(3):
+        node.disk(f"sma-{number}", f"st1n{number}")
+    first, _unused = node.ring("sma-0")
+    node.ring("sma-1")
+    late = node.connect("sma-2")
+    late.negotiate()
+    late.start(Ring(late.memory, 16, event_index=bool(late.wanted & 1 << 29)))
+    late.config()  # answered after what was asked before
+    assert [session.started for session in node.vhost.get("sma-2").sessions] == [False]
+    first.close()
+    node.until(lambda: not node.vhost.get("sma-0").sessions)
+    node.ring("sma-2")  # a guest that asks anew, now that there are some
+
+
 def test_a_guest_that_comes_back(node) -> None:
     node.disk()
     front_end, ring = node.ring()

@@ -108,7 +108,8 @@ class Logs:
 
 
 class Buffers:
-    """The options of SPDK's pools of I/O buffers. Nothing is allocated for them: Python has its own memory."""
+    """The options of SPDK's pools of I/O buffers. Nothing is allocated for them, for Python has its own memory, but
+    no more sessions of vhost start than they would serve."""
 
     _LEAST = {"small_pool_count": 64, "large_pool_count": 8, "small_bufsize": 4096, "large_bufsize": 8192}
 

@@ -36,6 +36,8 @@ MAX_SEGMENTS = 126
 """Data buffers of one request: SPDK has 129 for header, data and status, and keeps one in reserve."""
 MAX_RANGE_SECTORS = 32768
 """The most that one DISCARD or WRITE_ZEROES may cover: 16 MiB."""
+ACCEL_CACHES = {"small": 128, "large": 16}
+"""Buffers that the thread of a started session keeps for accel; for bdevs it keeps what ``bdev_set_options`` says."""
 MIN_IOPS_THRESHOLD = 100
 """Less than one request in the 10 ms after which SPDK looks at the rate cannot be told from none."""
 
@@ -202,6 +204,9 @@ class BlkController:
         for session in self.sessions:
             session.run()
 
+    def finds_buffers(self) -> bool:
+        return self._vhost.has_buffers()
+
     def session_closed(self, session: Session) -> None:
         self.sessions.remove(session)
         if self._descriptor is not None:
@@ -249,6 +254,15 @@ class Vhost:
         """Each disk needs about eight file descriptors: let there be as many as the system allows."""
         _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    def has_buffers(self) -> bool:
+        """Whether the pools fill the caches of one more started session. In SPDK a disk without them never starts."""
+        sessions = 1 + sum(session.started for controller in self for session in controller.sessions)
+        pools, bdevs = self._app.framework.buffers.options, self._app.bdevs.options
+        return all(
+            sessions * (cache + bdevs[f"iobuf_{size}_cache_size"]) <= pools[f"{size}_pool_count"]
+            for size, cache in ACCEL_CACHES.items()
+        )
 
     def get(self, name: str) -> BlkController:
         """Raises :class:`VhostError` (ENODEV)."""

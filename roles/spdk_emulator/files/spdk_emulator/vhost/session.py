@@ -43,6 +43,9 @@ class Device(Disk, Protocol):
 
     def session_closed(self, session: Session) -> None: ...
 
+    def finds_buffers(self) -> bool:
+        """Whether one more session of this process may start."""
+
 
 class Session:
     """``vid`` numbers the connections of this process, ``number`` those of the controller."""
@@ -162,9 +165,15 @@ class Session:
         return queue
 
     def _start(self, index: int, queue: Queue) -> None:
-        if self._memory is not None and not queue.running:
-            log_of_queue = self._inflight[index] if index < len(self._inflight) else None
-            queue.start(self._memory, self._features, log_of_queue)
+        if self._memory is None or queue.running:
+            return
+        if not self.started and not self._device.finds_buffers():
+            log.error(
+                "%s: not started, for too few buffers are left: raise small_pool_count, large_pool_count", self.name
+            )
+            return
+        log_of_queue = self._inflight[index] if index < len(self._inflight) else None
+        queue.start(self._memory, self._features, log_of_queue)
 
     def _get_features(self, _message: Message) -> bytes:
         return messages.encode_u64(self._device.features | messages.F_PROTOCOL_FEATURES)
