@@ -23,9 +23,9 @@ class PowerCut(Exception):
 
 
 class Disk(Bdev):
-    """Ends after ``writes`` of them: the next is done by half, if ``torn``, and neither it nor any other is answered.
+    """Ends after ``writes`` of them: of the next, the first block is done, if ``torn``, and nothing answered any more.
 
-    ``later``: answers come from the loop, in no particular order of theirs to what is asked meanwhile.
+    ``later``: answers come from the loop, so that others may ask in between.
     """
 
     supported = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP, Op.RESET})
@@ -59,8 +59,8 @@ class Disk(Bdev):
                 io.complete(Status.WRITE_FAULT)
                 return
             if self.written == self.writes:
-                half = len(data) // 2 // BLOCK * BLOCK if self.torn else 0
-                self.memory[io.offset : io.offset + half] = data[:half]
+                done = BLOCK if self.torn else 0
+                self.memory[io.offset : io.offset + done] = data[:done]
                 self.cut.set()
                 return
             self.written += 1

@@ -1,4 +1,4 @@
-"""The power is cut at each write to the base: what was answered is there afterwards, and what was not is whole or not."""
+"""The power is cut at each write to the base: what was answered is there afterwards, what was not is done or not."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def _grow(name: str, clusters: int) -> Step:
 
 STORY: list[Step] = [
     lambda host: host.make_store(),
+    _create("low", 2, True),
+    _write("low", 0, 10, 2 * CLUSTER),
     _create("a", 6, True),
     _write("a", 1024, 1, 512),
     _write("a", CLUSTER - 512, 2, 2 * CLUSTER),
@@ -61,7 +63,9 @@ STORY: list[Step] = [
     _write("a", 0, 3, 512),
     _write("a", 4 * CLUSTER, 4, CLUSTER),
     _change("snapshot", "a", "s2"),
+    _change("delete", "low"),
     _write("a", CLUSTER, 5, 1024),
+    _write("a", 4 * CLUSTER, 11, 512),
     _change("clone", "s1", "c"),
     _write("c", 2 * CLUSTER + 512, 6, 512),
     _create("thick", 5, False),
@@ -73,6 +77,14 @@ STORY: list[Step] = [
     _change("inflate", "c", everything=False),
     _change("delete", "s1"),
     _write("a", 5 * CLUSTER, 8, CLUSTER),
+    _grow("a", 3),
+    _grow("a", 6),
+    _write("a", 5 * CLUSTER, 8, CLUSTER),
+    _unmap("a", 0, 6 * CLUSTER),
+    _write("a", CLUSTER, 13, 512),
+    _change("snapshot", "a", "s3"),
+    _write("a", CLUSTER, 14, 512),
+    _change("delete", "s3"),
     _unmap("a", 0, 6 * CLUSTER),
     _write("a", 0, 9, 512),
     _change("inflate", "a", everything=True),
@@ -171,6 +183,7 @@ def test_nothing_that_was_answered_is_lost_wherever_the_power_is_cut(torn: bool,
             found = _without_uuid(await _state(host))
             assert _agrees(found, states[steps], states[steps + 1]), f"cut at write {cut}, in step {steps}"
             await _cut_recovery(bytes(disk.memory), again.written, found, unmaps)
+            await _go_on(host)
         assert len(seen) > len(STORY) * 3 // 4
 
     asyncio.run(run())
@@ -187,15 +200,41 @@ async def _cut_recovery(image: bytes, writes: int, wanted: dict[str, Any], unmap
         assert _without_uuid(await _state(host)) == wanted
 
 
+async def _go_on(host: Host) -> None:
+    """What was left on the disk does not come back when it is used further."""
+    for store in host.stores:
+        for lvol in store.lvols:
+            if lvol.thin and not lvol.read_only:
+                assert await host.io(lvol.lvol_name, Op.UNMAP, 0, lvol.size) == Status.SUCCESS
+        await store.create("later", 6 * CLUSTER, True, "default")
+    host = await _restarted(host)
+    for store in host.stores:
+        for lvol in store.lvols:
+            if not lvol.read_only:
+                await store.resize(lvol, lvol.size + 3 * CLUSTER)
+    host = await _restarted(host)
+    for store in host.stores:
+        assert not any(await host.read("later"))
+        for lvol in store.lvols:
+            if not lvol.read_only:
+                assert await host.write(lvol.lvol_name, lvol.size - 512, _data(12, 512)) == Status.SUCCESS
+    await _restarted(host)
+
+
+async def _restarted(host: Host) -> Host:
+    wanted = await _state(host)
+    again = await Host(Disk(bytes(host.disk.memory))).examined()
+    assert await _state(again) == wanted
+    return again
+
+
 def test_identity_survives_a_restart() -> None:
     async def run() -> None:
         disk = Disk()
         host = await Host(disk).examined()
-        for step in STORY[:12]:
+        for step in STORY[:16]:
             await step(host)
-        wanted = await _state(host)
-        host = await Host(Disk(bytes(disk.memory))).examined()
-        assert await _state(host) == wanted
+        await _restarted(host)
 
     asyncio.run(run())
 
@@ -204,7 +243,7 @@ def test_a_failed_write_of_metadata_stops_changes_and_loses_nothing() -> None:
     async def run() -> None:
         disk = Disk()
         host = await Host(disk).examined()
-        for step in STORY[:5]:
+        for step in STORY[:7]:
             await step(host)
         wanted = await _state(host)
         disk.broken = True
