@@ -59,6 +59,7 @@ class Plan:
     ``refusals``: what cannot be reached in place or would destroy something, as ``(path, sentence)``; one stops all.
     ``since``: what the changes use that not every release has, as ``(feature, first release)``.
     ``serial_before``: releases before this one take only one change at a time of the things below one ``path[0]``.
+    ``notes``: what the operator should know although nothing is wrong.
     """
 
     view: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Plan:
     refusals: list[tuple[Path, str]] = field(default_factory=list)
     since: list[tuple[str, str]] = field(default_factory=list)
     serial_before: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 class Executor(Protocol):
@@ -172,15 +174,17 @@ def reconcile(
         serial = release < _as_release(plan.serial_before)
     if check_mode:
         applied = plan.changes
-        return Outcome(plan.view, _view_after(plan.view, applied), [change.entry() for change in applied])
+        after = _view_after(plan.view, applied)
+        return Outcome(plan.view, after, [change.entry() for change in applied], notes=plan.notes)
 
     run = _Run(serial)
     run.apply(plan.changes, executor)
-    outcome = Outcome(plan.view, {}, notes=run.notes)
+    outcome = Outcome(plan.view, {})
     if run.failed:
         outcome.after = _look_again(family, wanted, executor, run, plan.view)
     else:
         outcome.after = _view_after(plan.view, run.applied)
+    outcome.notes = plan.notes + run.notes
     outcome.applied = [change.entry() for change in run.applied]
     outcome.failed = [change.entry(reason) for change, reason in run.failed_reasons()]
     outcome.not_tried = [change.entry(reason) for change, reason in run.not_tried]

@@ -27,11 +27,12 @@ options:
       - V(transports) is the answer of C(nvmf_get_transports).
       - V(nvme_controllers) is the answer of C(bdev_nvme_get_controllers).
       - V(vhost_controllers) is the answer of C(vhost_get_controllers).
+      - V(lvol_stores) is the answer of C(bdev_lvol_get_lvstores); the volumes in them are among V(bdevs).
       - V(iostat) is the answer of C(bdev_get_iostat).
       - V(methods) is the answer of C(rpc_get_methods), restricted to what may be called now.
     type: list
     elements: str
-    choices: [version, bdevs, subsystems, transports, nvme_controllers, vhost_controllers, iostat, methods]
+    choices: [version, bdevs, subsystems, transports, nvme_controllers, vhost_controllers, lvol_stores, iostat, methods]
     default: [version]
   declaration_file:
     description:
@@ -80,6 +81,7 @@ SECTIONS = {
     "transports": ("nvmf_get_transports", None),
     "nvme_controllers": ("bdev_nvme_get_controllers", None),
     "vhost_controllers": ("vhost_get_controllers", None),
+    "lvol_stores": ("bdev_lvol_get_lvstores", None),
     "iostat": ("bdev_get_iostat", None),
     "methods": ("rpc_get_methods", {"current": True}),
 }

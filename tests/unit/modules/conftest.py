@@ -50,6 +50,8 @@ def _empty(node: Node) -> None:
             client.call("bdev_nvme_detach_controller", {"name": controller["name"]})
         for subsystem in client.call("nvmf_get_subsystems")[1:]:
             client.call("nvmf_delete_subsystem", {"nqn": subsystem["nqn"]})
+        for store in client.call("bdev_lvol_get_lvstores"):
+            client.call("bdev_lvol_delete_lvstore", {"lvs_name": store["name"]})
         for bdev in client.call("bdev_get_bdevs"):
             kind = {"Malloc disk": "malloc", "Null disk": "null", "AIO disk": "aio"}[bdev["product_name"]]
             client.call(f"bdev_{kind}_delete", {"name": bdev["name"]})
