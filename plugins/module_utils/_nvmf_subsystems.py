@@ -61,6 +61,8 @@ SUBSYSTEM = {
 
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 PURGEABLE = ("namespaces", "hosts", "listeners")
 #: What SPDK gives a subsystem for which nothing is said.
 DEFAULT_MAX_NAMESPACES = 32
@@ -122,7 +124,18 @@ class Subsystems:
         return wanted
 
     def read(self, executor: Any) -> Any:
-        return executor.call("nvmf_get_subsystems")
+        """``nvmf_get_subsystems``; a namespace whose bdev is a logical volume has ``bdev_alias``, too.
+
+        SPDK reports such a bdev by the UUID that it is named by, and nobody declares it like that.
+        """
+        subsystems = executor.call("nvmf_get_subsystems")
+        namespaces = [entry for subsystem in subsystems for entry in subsystem.get("namespaces", ())]
+        if any(_UUID.fullmatch(namespace["bdev_name"]) for namespace in namespaces):
+            aliases = {bdev["name"]: bdev["aliases"] for bdev in executor.call("bdev_get_bdevs") if bdev.get("aliases")}
+            for namespace in namespaces:
+                if namespace["bdev_name"] in aliases:
+                    namespace["bdev_alias"] = aliases[namespace["bdev_name"]][0]
+        return subsystems
 
     def release(self, executor: Any) -> tuple[int, int]:
         return read_release(executor)
@@ -138,6 +151,7 @@ class Subsystems:
             subsystem = there.get(nqn)
             if subsystem is not None:
                 plan.view[nqn] = self._view(subsystem)
+                item = _by_alias(item, subsystem)
             if item["state"] == "absent":
                 if subsystem is not None:
                     call = ("nvmf_delete_subsystem", {"nqn": nqn})
@@ -161,7 +175,7 @@ class Subsystems:
             **given(subsystem, "serial_number", "model_number", "max_namespaces", "allow_any_host"),
             "namespaces": {
                 str(namespace["nsid"]): {
-                    "bdev": namespace["bdev_name"],
+                    "bdev": namespace.get("bdev_alias", namespace["bdev_name"]),
                     **({"uuid": namespace["uuid"].lower()} if namespace.get("uuid") else {}),
                     **({"nguid": _plain(namespace["nguid"])} if namespace.get("nguid") else {}),
                 }
@@ -327,6 +341,22 @@ class Subsystems:
             plan.changes.append(
                 Change("delete", "listener", f"{nqn} {name}", path, None, (call,), stage=_REMOVE_LISTENER)
             )
+
+
+def _by_alias(item: Item, subsystem: Mapping[str, Any]) -> Item:
+    """The item with those of its bdevs by their aliases that are namespaces already."""
+    aliases = {
+        namespace["bdev_name"]: namespace["bdev_alias"]
+        for namespace in subsystem.get("namespaces", ())
+        if "bdev_alias" in namespace
+    }
+    if not aliases or not item["namespaces"]:
+        return item
+    named = [
+        {**namespace, "bdev": aliases[namespace["bdev"]]} if namespace.get("bdev") in aliases else namespace
+        for namespace in item["namespaces"]
+    ]
+    return {**item, "namespaces": named}
 
 
 def _plain(nguid: str) -> str:

@@ -209,3 +209,29 @@ def test_the_keys_of_a_host_are_changed_in_place(exporting: Node, port: int, tmp
     finally:
         for name in ("key0", "key1"):
             exporting.call("keyring_file_remove_key", {"name": name})
+
+
+def test_a_logical_volume_is_a_namespace_by_its_alias(target: Node) -> None:
+    target.module("spdk_bdev", bdevs=[{"name": "base", "type": "malloc", "size": "16MiB"}])
+    made = target.module(
+        "spdk_lvol",
+        stores=[{"name": "fast", "base_bdev": "base", "cluster_size": "1MiB"}],
+        lvols=[{"name": "v0", "store": "fast", "size": "4MiB"}],
+    )
+    uuid = "6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f01"
+    nqn = "nqn.2022-06.io.ipdk:alias"
+    item = {
+        "nqn": nqn,
+        "namespaces": [{"bdev": "fast/v0", "nsid": 3, "uuid": uuid, "nguid": uuid}],
+    }
+    predicted = target.module("spdk_nvmf_subsystem", check=True, subsystems=[item])
+    done = target.module("spdk_nvmf_subsystem", subsystems=[item])
+    assert (done["rc"], done["diff"]) == (0, predicted["diff"])
+    again = target.module("spdk_nvmf_subsystem", subsystems=[item], purge=["namespaces"])
+    assert (again["rc"], again["changed"]) == (0, False)
+    assert again["diff"]["before"][nqn]["namespaces"] == done["diff"]["after"][nqn]["namespaces"]
+    by_name = {"nqn": nqn, "namespaces": [{"bdev": made["lvols"][0]["bdev"]}]}
+    assert target.module("spdk_nvmf_subsystem", subsystems=[by_name])["changed"] is False
+    gone = {"nqn": nqn, "namespaces": [{"bdev": "fast/v0", "state": "absent"}]}
+    assert target.module("spdk_nvmf_subsystem", subsystems=[gone])["changed"] is True
+    assert target.module("spdk_nvmf_subsystem", subsystems=[gone])["changed"] is False
