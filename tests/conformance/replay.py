@@ -29,6 +29,8 @@ from support.spdk import START_SECONDS, prefix, program  # noqa: E402  (the path
 
 RECORDINGS = HERE / "recordings"
 ANSWER_SECONDS = 30.0
+SPARSE_MIB = (4, 8, 16, 20, 100, 1025, 10240, 1048576)
+"""The files that lvol stores are made on, by their size."""
 SILENCE_SECONDS = 0.3
 """How long nothing has to come before "timeout" of a wire recording counts as seen."""
 
@@ -71,6 +73,9 @@ class Places:
         self.directory = directory
         self.address = f"127.{random.randint(64, 127)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
         (directory / "rec-aio.img").write_bytes(bytes(1024 * 1024))
+        for size in SPARSE_MIB:
+            with (directory / f"rec-sparse-{size}.img").open("wb") as file:
+                file.truncate(size * 1024 * 1024)
         secret = bytes(range(32))
         checksum = zlib.crc32(secret).to_bytes(4, "little")
         for mode in (0o600, 0o644):

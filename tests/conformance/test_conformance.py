@@ -9,7 +9,7 @@ import pytest
 import yaml
 from replay import HERE, Outcome, prefix, recording, replay
 
-FAMILIES = ("early", "wire", "bdev", "core", "nvmf", "vhost")
+FAMILIES = ("early", "wire", "bdev", "core", "lvol", "nvmf", "vhost")
 """``core`` has what the others leave out of bdevs, logs, options, keys, notifications: odd values, often refused."""
 INFORMATIONAL = ("save", "stack")
 """Reported, but not yet promised,"""

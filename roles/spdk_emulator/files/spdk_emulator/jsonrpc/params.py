@@ -151,5 +151,5 @@ def decode_call(method: Method, given: Any) -> dict[str, Any]:
     """The keyword arguments of a call. ``given`` is the request's ``params``, None where there are none."""
     params = method.params or {}
     if given is None and not method.needs_object and not any(param.required for param in params.values()):
-        return {key: param.default for key, param in params.items()}
+        return {key: param.default if param.absent is None else param.absent for key, param in params.items()}
     return decode_object(params, given, method.relaxed)

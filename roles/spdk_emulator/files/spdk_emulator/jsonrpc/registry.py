@@ -33,6 +33,8 @@ class Param:
     kind: Any
     required: bool = False
     default: Any = None
+    absent: Any = None
+    """Instead of ``default`` where the request has no ``params``: some of SPDK's methods tell that from ``{}``."""
 
 
 @dataclass(frozen=True)

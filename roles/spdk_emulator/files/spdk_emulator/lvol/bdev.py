@@ -18,8 +18,8 @@ from .transfer import copy, make_zero, transfer
 if TYPE_CHECKING:
     from .store import Store
 
-_READABLE = frozenset({Op.READ, Op.RESET})
-_WRITABLE = _READABLE | {Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP}
+READABLE = frozenset({Op.READ, Op.RESET})
+WRITABLE = READABLE | {Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP}
 
 
 @dataclass
@@ -71,14 +71,6 @@ class Lvol(Bdev):
         self._filling: dict[int, deque[_Part]] = {}
 
     @property
-    def read_only(self) -> bool:
-        return self.supported == _READABLE
-
-    @read_only.setter
-    def read_only(self, value: bool) -> None:
-        self.supported = _READABLE if value else _WRITABLE
-
-    @property
     def is_snapshot(self) -> bool:
         return self.has_had_clones or bool(self.clones)
 
@@ -105,6 +97,9 @@ class Lvol(Bdev):
     def submit(self, io: BdevIo) -> None:
         if self._closed:
             self._held.append(io)
+            return
+        if self.read_only and io.op not in READABLE:
+            io.complete(Status.INTERNAL_ERROR)
             return
         self._running += 1
         index, start = divmod(io.offset, self.cluster_size)
@@ -150,8 +145,6 @@ class Lvol(Bdev):
         """The lvol may be another one by now."""
         if self.removing:
             io.complete(Status.ABORTED)
-        elif io.op not in self.supported:
-            io.complete(Status.INVALID_OPCODE)
         elif io.offset + io.length > self.size:
             io.complete(Status.LBA_OUT_OF_RANGE)
         else:
@@ -237,6 +230,7 @@ class Lvol(Bdev):
         what was answered is there after a crash."""
         parts = self._filling[index]
         try:
+            self.store.verify_page_for(self, index)
             place = self.store.take(1)[0]
         except OSError:
             self._fail(index)
@@ -294,7 +288,7 @@ class Lvol(Bdev):
         self._leave()
         try:
             async with self.exclusive():
-                if self.removing or io.op not in self.supported or not self._frees(io):
+                if self.removing or self.read_only or not self._frees(io):
                     self._held.appendleft(io)
                     return
                 freed = self._whole(io)

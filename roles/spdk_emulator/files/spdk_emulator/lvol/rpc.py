@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _NAME = {"name": Param(string, required=True)}
+_EVERY = "/every"
+"""No name of a store: what the methods that list get where nothing is asked for, which is not the same as ``{}``."""
 _STORE = {"uuid": Param(string), "lvs_name": Param(string)}
 
 
@@ -96,13 +98,13 @@ async def bdev_lvol_delete_lvstore(app: App, uuid: str | None, lvs_name: str | N
     return True
 
 
-@method("bdev_lvol_get_lvstores", params=_STORE)
+@method("bdev_lvol_get_lvstores", params={"uuid": Param(string), "lvs_name": Param(string, absent=_EVERY)})
 def bdev_lvol_get_lvstores(app: App, uuid: str | None, lvs_name: str | None) -> list[dict[str, Any]]:
     return [_describe_store(store) for store in _stores(app, uuid, lvs_name)]
 
 
 def _stores(app: App, uuid: str | None, name: str | None) -> list[Store]:
-    return list(app.lvols) if uuid is None and name is None else [app.lvols.find(uuid, name)]
+    return list(app.lvols) if name is _EVERY else [app.lvols.find(uuid, name)]
 
 
 def _describe_store(store: Store) -> dict[str, Any]:
@@ -213,7 +215,7 @@ async def bdev_lvol_delete(app: App, name: str) -> bool:
     return True
 
 
-@method("bdev_lvol_get_lvols", params={"lvs_uuid": Param(string), "lvs_name": Param(string)})
+@method("bdev_lvol_get_lvols", params={"lvs_uuid": Param(string), "lvs_name": Param(string, absent=_EVERY)})
 def bdev_lvol_get_lvols(app: App, lvs_uuid: str | None, lvs_name: str | None) -> list[dict[str, Any]]:
     return [_describe(lvol) for store in _stores(app, lvs_uuid, lvs_name) for lvol in store.lvols]
 

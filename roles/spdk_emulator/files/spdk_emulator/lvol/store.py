@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
-from .bdev import Lvol
+from .bdev import READABLE, WRITABLE, Lvol
 from .layout import (
     ENTRY_BYTES,
     FREE,
@@ -80,7 +80,7 @@ class Store:
     # From and to the base bdev
 
     async def format(self, clear_method: str) -> None:
-        """Make it a new store."""
+        """Make it a new store. Raises ``BdevError``: EINVAL where the base keeps nothing of what is written (null)."""
         geometry = self.geometry
         page, size = geometry.page, geometry.cluster_size
         self._set_size(self.base.bdev.size // size)
@@ -89,7 +89,10 @@ class Store:
         if clear_method != "none":
             await self.clear(self._free, clear_method)
         await self._commit()
-        await transfer(self.base, Op.WRITE, 0, page, pack_header(geometry))
+        header = pack_header(geometry)
+        await transfer(self.base, Op.WRITE, 0, page, header)
+        if await read(self.base, 0, page) != header:
+            raise BdevError(errno.EINVAL)
         self._claim()
 
     async def load(self) -> None:
@@ -337,10 +340,22 @@ class Store:
         """Of SPDK's metadata."""
         return 1 + len({index // _CLUSTERS_PER_PAGE for index in lvol.clusters})
 
+    @property
+    def _pages_left(self) -> int:
+        return self.geometry.metadata_pages - 1 - sum(map(self._pages, self.lvols))
+
     def _verify_pages(self) -> None:
         """One for another lvol. Raises ``BdevError`` (ENOMEM) as SPDK answers where there is none left."""
-        if 1 + sum(map(self._pages, self.lvols)) >= self.geometry.metadata_pages:
+        if self._pages_left < 1:
             raise BdevError(errno.ENOMEM)
+
+    def verify_page_for(self, lvol: Lvol, index: int) -> None:
+        """One for these 512 clusters, if it is the first of them. Raises ``BdevError`` (ENOSPC)."""
+        first = index // _CLUSTERS_PER_PAGE * _CLUSTERS_PER_PAGE
+        if any(other in lvol.clusters for other in range(first, first + _CLUSTERS_PER_PAGE)):
+            return
+        if self._pages_left < 1:
+            raise BdevError(errno.ENOSPC)
 
     def _new_map(self) -> int:
         self._next_map += 1
@@ -366,13 +381,19 @@ class Store:
             return lvol
 
     async def _extend(self, lvol: Lvol, indexes: range) -> None:
-        """With clusters that are nothing until the next commit."""
+        """With clusters that are nothing until the next commit. Raises ``BdevError`` (ENOSPC)."""
+        first = -(-indexes.start // _CLUSTERS_PER_PAGE)
+        new_pages = -(-indexes.stop // _CLUSTERS_PER_PAGE) - first
+        if new_pages > self._pages_left - (lvol not in self.lvols):
+            raise BdevError(errno.ENOSPC)
         places = self.take(len(indexes))
         await self.write_entries({place: (lvol.maps[0], index) for place, index in zip(places, indexes)})
         lvol.clusters.update(zip(indexes, places))
 
     def show(self, lvol: Lvol) -> None:
-        """Make it a bdev that others see."""
+        """Make it a bdev that others see. What it says it can do stays as it is now, as in SPDK: one that is set read
+        only later refuses writes when they come."""
+        lvol.supported = READABLE if lvol.read_only else WRITABLE
         lvol.registered = True
         self.bdevs.register(lvol)
 
