@@ -1,4 +1,4 @@
-"""Lvol stores on bdevs in memory whose power can be cut, and in emulators that are processes."""
+"""Make the emulator and what the tests share importable."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "roles" / "spdk_emulator" / "files"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "emulator_core"))
+sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -467,7 +467,8 @@ class Store:
                 await self._commit()
                 for index in cut_off:
                     del lvol.clusters[index]
-                await self._settle(lvol)
+                if cut_off:
+                    await self.write_entries(dict.fromkeys(cut_off.values()))
             await self._release(cut_off.values(), lvol.clear_method)
             self.bdevs.resize(lvol, count * self.geometry.cluster_size // lvol.block_size)
 
@@ -509,17 +510,22 @@ class Store:
 
     async def _merge(self, lvol: Lvol, clone: Lvol) -> list[int]:
         """Returns the clusters that nobody needs any more."""
-        clone.maps = [*clone.maps, *lvol.maps]
-        freed = []
+        own = clone.maps[0]
+        clone.maps = [own, *lvol.maps]
+        freed: list[int] = []
+        changes: dict[int, tuple[int, int] | None] = {}
         for index, place in lvol.clusters.items():
             if index < clone.count and index not in clone.clusters:
                 clone.clusters[index] = place
+                changes[place] = (own, index)
             else:
                 freed.append(place)
+                changes[place] = None
         clone.set_parent(lvol.parent)
         lvol.set_parent(None)
         await self._commit()
-        await self._settle(clone)
+        await self.write_entries(changes)
+        clone.maps = [own]
         return freed
 
     async def inflate(self, lvol: Lvol, everything: bool) -> None:
