@@ -10,7 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ipdk.storage.plugins.plugin_utils import fio_jobs, planner, report, steps, validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils import (
+    fio_jobs,
+    lvol_stores,
+    planner,
+    report,
+    steps,
+    validate,
+)
 
 
 def plan(
@@ -46,6 +53,7 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
             "address": own.get("address", hostvars[name].get("storage_target_address")),
             "port": own.get("port"),
             "volumes_dir": own.get("volumes_dir"),
+            "lvol_stores": own.get("lvol_stores", hostvars[name].get("storage_target_lvol_stores")),
         }
     for name in groups.get("ipus", []):
         own = hostvars[name].get("virtual_disks_node") or {}
@@ -64,6 +72,7 @@ class FilterModule:
             "declared_nodes": declared_nodes,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
+            "lvol_stores": lvol_stores.work,
             "plan": plan,
             "plan_after_unplug": steps.after_unplug,
             "plan_report": report.report,

@@ -55,9 +55,9 @@ def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str,
     gone = []
     for ipu in nodes["ipus"]:
         nqn = subsystem_nqn(disk.target, ipu)
-        nsids = [nsid for nsid, bdev in _namespaces(kept.get(disk.target), nqn).items() if bdev == disk.name]
+        nsids = [nsid for nsid, bdev in _namespaces(kept.get(disk.target), nqn).items() if bdev == disk.bdev]
         if nsids and (nqn != disk.nqn or disk.state == "absent"):
-            gone.append(_edit(disk.name, disk.target, "namespaces", disk.name, nqn=nqn))
+            gone.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, nqn=nqn))
         if disk.state != "attached" or ipu != disk.ipu:
             serials = {bdev_name(disk.target, nsid) for nsid in nsids}
             gone += [
@@ -65,7 +65,7 @@ def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str,
                 for controller in (kept.get(ipu) or {}).get("vhost_blk", [])
                 if controller["bdev"] in serials
             ]
-    if disk.state == "absent":
+    if disk.state == "absent" and not disk.store:
         gone.append(_edit(disk.name, disk.target, "bdevs", disk.name))
     return gone
 
@@ -74,13 +74,14 @@ def _remember(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list
     """What the declarations have to say of this disk."""
     come = []
     if disk.state != "absent" and result["volume"]:
-        come.append(_edit(disk.name, disk.target, "bdevs", disk.name, items.volume(disk)))
+        if not disk.store:  # a logical volume comes back with its store, and that with its file
+            come.append(_edit(disk.name, disk.target, "bdevs", disk.name, items.volume(disk)))
         come.append(_edit(None, disk.target, "transports", "TCP", {"trtype": "TCP"}))
         if result["nsid"] is not None:
             subsystem = items.subsystem(disk, nodes)
             namespace = items.namespace(disk, result["nsid"])
             come.append(_edit(disk.name, disk.target, "subsystems", disk.nqn, subsystem))
-            come.append(_edit(disk.name, disk.target, "namespaces", disk.name, namespace, nqn=disk.nqn))
+            come.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, namespace, nqn=disk.nqn))
             come.append(_edit(disk.name, disk.ipu, "controllers", disk.target, items.controller(disk, nodes)))
     if disk.state == "attached":
         controller = {"name": f"sma-{result['physical_id']}", "bdev": result["serial"]}
@@ -137,13 +138,20 @@ def _tidy(document: dict[str, Any]) -> dict[str, Any]:
 
 def _namespaces(document: dict[str, Any] | None, nqn: str) -> dict[int, str]:
     """NSID → bdev of a subsystem in a declaration."""
+    return {namespace["nsid"]: namespace["bdev"] for namespace in _declared(document, nqn)}
+
+
+def _declared(document: dict[str, Any] | None, nqn: str) -> list[dict[str, Any]]:
     for subsystem in (document or {}).get("subsystems", []):
         if subsystem["nqn"] == nqn:
-            return {namespace["nsid"]: namespace["bdev"] for namespace in subsystem.get("namespaces", [])}
-    return {}
+            return list(subsystem.get("namespaces", []))
+    return []
 
 
 def declared_nsids(document: dict[str, Any] | None, nqn: str) -> dict[int, str | None]:
     """NSID → UUID of the namespaces that a declaration promises; null where it does not say the UUID."""
     uuids = {bdev["name"]: bdev.get("uuid") for bdev in (document or {}).get("bdevs", [])}
-    return {nsid: uuids.get(bdev) for nsid, bdev in _namespaces(document, nqn).items()}
+    return {
+        namespace["nsid"]: namespace.get("uuid") or uuids.get(namespace["bdev"])
+        for namespace in _declared(document, nqn)
+    }

@@ -18,7 +18,9 @@ Item = dict[str, Any]
 
 
 def volume(disk: Disk) -> Item:
-    """Of spdk_bdev."""
+    """Of spdk_bdev, or of spdk_lvol where there is a store."""
+    if disk.store:
+        return {"name": disk.name, "store": disk.store, "size": disk.size, "thin": disk.thin}
     item = {
         "name": disk.name,
         "type": disk.backing,
@@ -43,8 +45,8 @@ def subsystem(disk: Disk, nodes: dict[str, Any]) -> Item:
 
 
 def namespace(disk: Disk, nsid: int) -> Item:
-    """Of a subsystem."""
-    return {"bdev": disk.name, "nsid": nsid}
+    """Of a subsystem. Its identity is said, so that it is the same whatever the bdev is made of, and stays so."""
+    return {"bdev": disk.bdev, "nsid": nsid, "uuid": disk.uuid, "nguid": disk.uuid.replace("-", "")}
 
 
 def controller(disk: Disk, nodes: dict[str, Any]) -> Item:

@@ -6,7 +6,8 @@
 
 ``observed``: by node; a node that is left out, null or ``{}`` is *unknown*, never empty::
 
-    {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports},
+    {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports,
+               "lvol_stores": bdev_lvol_get_lvstores (of a target that declares some)},
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
                "vhost_controllers": vhost_get_controllers},
      "host1": {"disks": what the module host_disk_info returns}}
@@ -18,21 +19,29 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
+
 
 @dataclass
 class Target:
-    """A storage target as observed."""
+    """A storage target as observed. ``bdevs`` has a logical volume by its alias, ``store/volume``."""
 
     bdevs: dict[str, dict[str, Any]]
     subsystems: dict[str, dict[str, Any]]
     has_tcp: bool
+    lvol_stores: dict[str, dict[str, Any]]
+    """As ``_lvols.describe`` returns them."""
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Target:
         return cls(
-            {bdev["name"]: bdev for bdev in state["bdevs"]},
+            {_called(bdev): bdev for bdev in state["bdevs"]},
             {subsystem["nqn"]: subsystem for subsystem in state["subsystems"]},
             any(transport["trtype"].upper() == "TCP" for transport in state["transports"]),
+            {
+                store["name"]: store
+                for store in _lvols.describe({"stores": state.get("lvol_stores", []), "bdevs": state["bdevs"]})
+            },
         )
 
     def places(self, bdev: str) -> list[tuple[str, int]]:
@@ -43,6 +52,10 @@ class Target:
             for namespace in subsystem.get("namespaces", [])
             if namespace["bdev_name"] == bdev
         ]
+
+
+def _called(bdev: dict[str, Any]) -> str:
+    return str(bdev["aliases"][0] if bdev["product_name"] == _lvols.PRODUCT else bdev["name"])
 
 
 @dataclass

@@ -6,16 +6,20 @@
 
 Everything here is a pure function of plain data (what JSON can carry). Nothing talks to a node, nothing knows Ansible.
 
-``disks``, ``nodes`` and ``options`` are those of ``validate.py``, ``observed`` that of ``observed.py``; one more option
-is ``force`` (default false: no disk in use is unplugged).
+``disks``, ``nodes`` and ``options`` are those of ``validate.py``, ``observed`` that of ``observed.py``; more options
+are ``force`` (default false: no disk in use is unplugged) and ``purge`` (``detach``: virtual disks of ours that are not
+in the list are unplugged).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.module_utils._lvols import whole_clusters
 from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration, items
+from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import (
     Ipu,
     Target,
@@ -63,6 +67,16 @@ class _Planner:
         self.kept = {
             node: answer["declaration"] for node, answer in observed.items() if answer and "declaration" in answer
         }
+        self.stores: dict[str, dict[str, Store]] = {
+            name: parse(declared.get("lvol_stores") or [], declared.get("volumes_dir"))[0]
+            for name, declared in nodes["targets"].items()
+        }
+        self.promised: dict[tuple[str, str], dict[str, int]] = {
+            (target, store["name"]): {volume["name"]: volume["promised"] for volume in store["lvols"]}
+            for target, state in self.targets.items()
+            for store in state.lvol_stores.values()
+        }
+        """by target and store: what its volumes take at most, by name; this run's come as they are planned"""
         self.steps: list[Step] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.problems: list[dict[str, Any]] = []
@@ -71,8 +85,18 @@ class _Planner:
             for state in self.targets.values()
             for nqn, subsystem in state.subsystems.items()
         }
+        self.volumes = {target: self._volumes(target) for target in self.targets}
         self.freed: dict[str, set[int]] = {ipu: set() for ipu in self.ipus}
         self.claimed: dict[str, set[int]] = {ipu: set() for ipu in self.ipus}
+
+    def _volumes(self, target: str) -> dict[str, str]:
+        """The bdevs of a storage target that are volumes of ours → the names of their virtual disks."""
+        state = self.targets[target]
+        ours = {bdev["name"]: name for name, bdev in state.bdevs.items() if bdev["uuid"] == volume_uuid(name, target)}
+        for store in self.stores[target]:
+            for volume in state.lvol_stores.get(store, {}).get("lvols", []):
+                ours[volume["uuid"]] = volume["name"]
+        return ours
 
     def run(self) -> None:
         # What frees a slot is planned before what wants one, and who names or has a slot before who takes any.
@@ -80,11 +104,14 @@ class _Planner:
             self.disks, key=lambda disk: (disk.state == "attached") * (1 + (self._slot_wish(disk) is None))
         ):
             planned = len(self.steps)
+            promised = dict(self.promised.get((disk.target, disk.store or ""), {}))
             try:
                 self._plan_disk(disk)
             except _Refused as refused:
                 # A disk is planned as a whole or not at all.
                 del self.steps[planned:]
+                if disk.store and (disk.target, disk.store) in self.promised:
+                    self.promised[disk.target, disk.store] = promised
                 self.problems.append({"node": refused.node, "disk": disk.name, "message": f"{disk.name}: {refused}"})
                 self.results[disk.name].update(action="none", converged=False, reason=str(refused))
             else:
@@ -99,9 +126,8 @@ class _Planner:
         target, ipu = self.targets.get(disk.target), self.ipus.get(disk.ipu)
         if disk.physical_id is not None or target is None or ipu is None:
             return disk.physical_id
-        slots = [
-            ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in target.places(disk.name) if nqn == disk.nqn
-        ]
+        bdev = target.bdevs.get(disk.bdev, {"name": disk.bdev})["name"]
+        slots = [ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in target.places(bdev) if nqn == disk.nqn]
         return slots[0] if slots else None
 
     def _add(
@@ -156,7 +182,7 @@ class _Planner:
                 "If nobody may log in there, set ipdk_host_access: none.",
             )
         volume = self._volume(disk)
-        places = self.targets[disk.target].places(disk.name) if volume else []
+        places = self.targets[disk.target].places(volume["name"]) if volume else []
         result["volume"] = volume is not None
         here = next((nsid for nqn, nsid in places if nqn == disk.nqn), None)
         if here is not None:
@@ -171,10 +197,12 @@ class _Planner:
 
     def _volume(self, disk: Disk) -> dict[str, Any] | None:
         """The disk's bdev as observed. Refuses one that is not this disk's, or that cannot become what is wanted."""
-        bdev = self.targets[disk.target].bdevs.get(disk.name)
+        bdevs = self.targets[disk.target].bdevs
+        bdev = bdevs.get(disk.bdev)
         if bdev is None:
+            self._refuse_elsewhere(disk)
             return None
-        if bdev["uuid"] != disk.uuid:
+        if not disk.store and bdev["uuid"] != disk.uuid:
             raise _Refused(
                 disk.target,
                 f"{disk.target} has a bdev {disk.name} with UUID {bdev['uuid']}, where {disk.uuid} was wanted: it was "
@@ -189,7 +217,12 @@ class _Planner:
                 disk.backing,
                 bdev["product_name"] if bdev["product_name"] != BACKINGS[disk.backing] else disk.backing,
             ),
-            ("block size", disk.block_size, bdev["block_size"]),
+            ("block size", disk.block_size or bdev["block_size"], bdev["block_size"]),
+            (
+                "thin",
+                disk.thin,
+                bdev["driver_specific"]["lvol"]["thin_provision"] if disk.store else disk.thin,
+            ),
         ):
             if wanted != there:
                 raise _Refused(
@@ -197,14 +230,35 @@ class _Planner:
                     f"{what}: {wanted} was wanted, but the volume on {disk.target} has {there}; that cannot be changed "
                     "without losing its data, so it is left as it is. Declare what it has, or make it absent first.",
                 )
-        if size != disk.size:
+        if disk.store and size < self._whole_size(disk):
+            return bdev  # it grows
+        if size != self._whole_size(disk):
+            how = "is never shrunk" if disk.store else "is not resized"
             raise _Refused(
                 disk.target,
                 f"size: {human_size(disk.size)} was wanted, but the volume on {disk.target} has {human_size(size)}; "
-                f"a {disk.backing} bdev is not resized, so it is left as it is. "
+                f"a {disk.backing} bdev {how}, so it is left as it is. "
                 f"Declare size: {size}, or make it absent first, which destroys its data.",
             )
         return bdev
+
+    def _refuse_elsewhere(self, disk: Disk) -> None:
+        """Refuse a disk whose volume is there, but of another backing or in another store."""
+        bdevs = self.targets[disk.target].bdevs
+        names = [disk.name, *(f"{store}/{disk.name}" for store in self.stores[disk.target])]
+        for name in names:
+            there = bdevs.get(name)
+            if there is not None and ("/" in name or there["uuid"] == disk.uuid):
+                wanted = f"{disk.backing} {disk.store}" if disk.store else disk.backing
+                raise _Refused(
+                    disk.target,
+                    f"backing: {wanted} was wanted, but {disk.target} has its volume as {there['product_name']} "
+                    f"{name}; it is left alone. Declare what it has, or make it absent first.",
+                )
+
+    def _whole_size(self, disk: Disk) -> int:
+        store = self.targets[disk.target].lvol_stores.get(disk.store or "")
+        return whole_clusters(disk.size, store["cluster_size"]) if store else disk.size
 
     # attached
 
@@ -219,7 +273,10 @@ class _Planner:
         for nqn, nsid in places:
             if nqn != disk.nqn:
                 self._take_back(disk, nqn, nsid)
-        if volume is None:
+        if disk.store:
+            self._provide(disk, disk.store, volume)
+            result["volume"] = True
+        elif volume is None:
             self._add(
                 "bdevs",
                 disk.target,
@@ -259,6 +316,77 @@ class _Planner:
             )
         self._connect(disk)
         self._plug(disk, result)
+
+    def _provide(self, disk: Disk, name: str, volume: dict[str, Any] | None) -> None:
+        """The disk's logical volume, made or grown if need be, and if its store can promise that."""
+        there = self.targets[disk.target].lvol_stores.get(name)
+        if there is None:
+            raise _Refused(
+                disk.target,
+                f"{disk.target} has no lvol store {name}; deploy the storage target first (playbook deploy).",
+            )
+        size = self._whole_size(disk)
+        has = volume["block_size"] * volume["num_blocks"] if volume else 0
+        if size <= has:
+            return
+        volumes = self.promised[disk.target, name]
+        total = sum(volumes.values()) - volumes.get(disk.name, 0) + size
+        limit = self.stores[disk.target][name].overcommit
+        if total > limit * there["capacity"]:
+            raise _Refused(
+                disk.target,
+                f"with it the volumes of lvol store {name} on {disk.target} would be {human(total)}, its capacity is "
+                f"{human(there['capacity'])} (over-commit {total / there['capacity']:.2f}), above the limit {limit:g}. "
+                "Make disks smaller or absent, or raise the store's overcommit.",
+            )
+        grow = human(size - has)
+        if not disk.thin and size - has > self._free(disk.target, name):
+            raise _Refused(
+                disk.target,
+                f"lvol store {name} on {disk.target} has {human(self._free(disk.target, name))} free, and it needs "
+                f"{grow}. Make disks smaller or absent, or make it thin.",
+            )
+        volumes[disk.name] = size
+        action = "create" if volume is None else "grow"
+        detail = f"{'thin' if disk.thin else 'thick'}, {human_size(size)}"
+        self._add(
+            "lvols",
+            disk.target,
+            action,
+            "lvol",
+            disk.bdev,
+            disk,
+            detail if volume is None else f"{detail}, {grow} more",
+            {**items.volume(disk), "state": "present"},
+        )
+
+    def _free(self, target: str, name: str) -> int:
+        """What is free in a store once this run's volumes have gone, and its thick ones have taken theirs."""
+        store = self.targets[target].lvol_stores[name]
+        there = {volume["name"]: volume for volume in store["lvols"]}
+        free = store["free"]
+        for step in self.steps:
+            arguments = step.arguments
+            if step.stage == "lvols" and step.node == target and arguments["store"] == name:
+                volume = there.get(arguments["name"], {"size": 0, "allocated": 0})
+                if arguments["state"] == "absent":
+                    free += volume["allocated"]
+                elif not arguments["thin"]:
+                    free -= self.promised[target, name][arguments["name"]] - volume["size"]
+        return int(free)
+
+    def warnings(self) -> list[str]:
+        """Stores whose thin volumes promise more than there is."""
+        lines = []
+        for (target, name), volumes in self.promised.items():
+            capacity = self.targets[target].lvol_stores[name]["capacity"]
+            total = sum(volumes.values())
+            if total > capacity:
+                lines.append(
+                    f"{target}: lvol store {name} promises {human(total)} and can hold {human(capacity)} "
+                    f"(over-commit {total / capacity:.2f}): once it is written full, writes to thin volumes fail"
+                )
+        return lines
 
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
         """The volume is another IPU's namespace (the item names another host now): unplug it there, and release it."""
@@ -396,10 +524,14 @@ class _Planner:
     def _volume_names(self, ipu: str) -> dict[str, str]:
         """The IPU's bdev names → the names of the volumes behind them on the storage targets."""
         return {
-            bdev_name(target, namespace["nsid"]): namespace["bdev_name"]
+            bdev_name(target, namespace["nsid"]): self._volume_name(target, namespace["bdev_name"])
             for target, state in self.targets.items()
             for namespace in state.subsystems.get(subsystem_nqn(target, ipu), {}).get("namespaces", [])
         }
+
+    def _volume_name(self, target: str, bdev: str) -> str:
+        """The virtual disk that a bdev of a storage target is the volume of, or just the bdev's name."""
+        return self.volumes[target].get(bdev, bdev)
 
     # detached, absent
 
@@ -421,7 +553,11 @@ class _Planner:
                     f"its volume is namespace {nsid} of {nqn}, and the state of that IPU is unknown; it is left alone.",
                 )
             self._release(disk, nqn, nsid)
-        if volume is not None:
+        if volume is not None and disk.store:
+            gone = {"name": disk.name, "store": disk.store, "state": "absent"}
+            self._add("lvols", disk.target, "destroy", "lvol", disk.bdev, disk, "lvol, its data is lost", gone)
+            self.promised[disk.target, disk.store].pop(disk.name, None)
+        elif volume is not None:
             arguments = {"name": disk.name, "type": disk.backing, "state": "absent"}
             if disk.filename:
                 arguments["filename"] = disk.filename
@@ -475,20 +611,60 @@ class _Planner:
             f"{disk.name} ({nsid})",
             disk,
             nqn,
-            {"bdev": disk.name, "nsid": nsid, "state": "absent"},
+            {"bdev": disk.bdev, "nsid": nsid, "state": "absent"},
             subsystem={"nqn": nqn},
         )
 
     # what is there and not in the list
+
+    def unlisted(self) -> list[Disk]:
+        """The virtual disks of ours that exist and are not in the list, in the state that they are in."""
+        listed = {(disk.target, disk.name) for disk in self.disks}
+        ipus = {subsystem_nqn(target, ipu): ipu for target in self.targets for ipu in self.nodes["ipus"]}
+        found = []
+        for target, volumes in self.volumes.items():
+            state = self.targets[target]
+            by_name = {bdev["name"]: (called, bdev) for called, bdev in state.bdevs.items()}
+            for name, volume in volumes.items():
+                if (target, volume) in listed:
+                    continue
+                called, bdev = by_name[name]
+                lvol = (bdev.get("driver_specific") or {}).get("lvol")
+                disk = Disk(
+                    name=volume,
+                    size=bdev["block_size"] * bdev["num_blocks"],
+                    backing=next((key for key, product in BACKINGS.items() if product == bdev["product_name"]), "null"),
+                    block_size=bdev["block_size"],
+                    filename=None,
+                    target=target,
+                    ipu="",
+                    host="",
+                    physical_id=None,
+                    state="detached",
+                    store=called.partition("/")[0] if lvol else None,
+                    thin=bool(lvol and lvol["thin_provision"]),
+                )
+                for nqn, nsid in state.places(name):
+                    if nqn in ipus:
+                        disk.ipu = ipus[nqn]
+                        disk.host = self.ipu_host.get(disk.ipu, "")
+                        shown = (
+                            self.ipus[disk.ipu].physical_id(bdev_name(target, nsid)) if disk.ipu in self.ipus else None
+                        )
+                        if shown is not None:
+                            disk.physical_id = shown
+                            disk.state = "attached"
+                found.append(disk)
+        return found
 
     def unmanaged(self) -> list[dict[str, Any]]:
         """Volumes and devices that are ours by their names but not in the list. They are left alone."""
         listed = {(disk.target, disk.name) for disk in self.disks}
         volumes = [
             {"node": target, "kind": "volume", "name": name}
-            for target, state in self.targets.items()
-            for name, bdev in state.bdevs.items()
-            if bdev["uuid"] == volume_uuid(name, target) and (target, name) not in listed
+            for target in self.targets
+            for name in self.volumes[target].values()
+            if (target, name) not in listed
         ]
         devices = []
         for ipu, state in self.ipus.items():
@@ -504,10 +680,12 @@ class _Planner:
                         {
                             "node": ipu,
                             "kind": "device",
+                            "slot": slot,
                             "name": f"sma-{slot} ({names.get(behind or '', behind) or 'its bdev is gone'})",
                         }
                     )
-        return volumes + devices
+        leaving = {(step.node, step.arguments["physical_id"]) for step in self.steps if step.stage == "unplug"}
+        return volumes + [device for device in devices if (device["node"], device.pop("slot")) not in leaving]
 
 
 def plan(
@@ -522,6 +700,9 @@ def plan(
     - ``nodes``: for each node with steps, the arguments of the modules that take them (see ``steps.module_arguments``)
     - ``disks``: in the list's order, each with its names on all sides, ``action``, ``converged`` and ``reason``
     - ``unmanaged``: ``{node, kind, name}`` of what is ours and not in the list
+    - ``unlisted``: ``{name, target, host, size, backing, state, action}`` of the virtual disks among that;
+      ``action`` is ``detach`` where the option ``purge`` says so
+    - ``warnings``: sentences about lvol stores that promise more than they can hold
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
     - ``summary``: how many disks are to ``attach``, ``detach``, ``destroy``, are ``unchanged``, ``not_converged``
     - ``kept``: by node, the declarations that were found; ``remember``: what changes in them (see ``declaration.py``)
@@ -531,6 +712,10 @@ def plan(
     options = options or {}
     valid = validate(disks, nodes, options)
     planner = _Planner(valid, nodes, observed, bool(options.get("force", False)))
+    unlisted = planner.unlisted()
+    purged = [replace(disk, state="detached") for disk in unlisted if disk.state == "attached" and disk.host]
+    purged = purged if options.get("purge") == "detach" else []
+    planner.disks = valid = [*valid, *purged]
     planner.run()
     results = [planner.results[disk.name] for disk in valid]
     summary = {
@@ -551,10 +736,18 @@ def plan(
         "nodes": module_arguments(steps),
         "disks": results,
         "unmanaged": unmanaged,
+        "unlisted": [
+            {
+                **{key: getattr(disk, key) for key in ("name", "target", "host", "size", "backing", "state")},
+                "action": "detach" if disk.name in {other.name for other in purged} else "none",
+            }
+            for disk in unlisted
+        ],
+        "warnings": planner.warnings(),
         "problems": problems,
         "summary": summary,
         "kept": planner.kept,
         "remember": remember,
         "declarations": declarations,
-        "text": plan_text(planner.steps, summary, problems, unmanaged, sorted(declarations)),
+        "text": plan_text(planner.steps, summary, problems, unmanaged, sorted(declarations), planner.warnings()),
     }

@@ -17,6 +17,7 @@ def plan_text(
     problems: list[dict[str, Any]],
     unmanaged: list[dict[str, Any]],
     declarations: list[str],
+    warnings: list[str],
 ) -> list[str]:
     """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
     lines = [
@@ -31,6 +32,7 @@ def plan_text(
         for (_stage, node, action, kind), names in groups.items()
     ]
     lines += [f"{node}: keep another declaration, for its next start" for node in declarations]
+    lines += [f"warning: {warning}" for warning in warnings]
     lines += [f"not converged: {problem['message']}" for problem in problems]
     others: dict[tuple[str, str], list[str]] = {}
     for item in unmanaged:

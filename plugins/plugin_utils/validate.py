@@ -10,14 +10,16 @@ Shapes
 
 ``nodes``: what the inventory declares::
 
-    {"targets": {"st1": {"address": "198.18.0.2", "port": 4420, "volumes_dir": "/var/lib/ipdk/st1/volumes"}},
+    {"targets": {"st1": {"address": "198.18.0.2", "port": 4420, "volumes_dir": "/var/lib/ipdk/st1/volumes",
+                         "lvol_stores": [{"name": "fast", "size": "1GiB"}]}},
      "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64}},
      "hosts":   {"host1": {"ipu": "ipu1", "access": "ssh"}}}
 
-``port``, ``volumes_dir``, ``host_nqn`` and ``max_disks`` may be null for a node that is not observed.
+``lvol_stores`` is the target's ``storage_target_lvol_stores``. ``port``, ``volumes_dir``, ``host_nqn`` and
+``max_disks`` may be null for a node that is not observed.
 
 ``options``: ``safe_mode`` (default true: no data is destroyed), ``state`` (null, or the state that replaces the one of
-every item).
+every item), ``purge`` (null, or ``detach``: what becomes of disks of ours that are not in the list).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ import difflib
 import re
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     BACKINGS,
     MAX_NAMESPACES,
@@ -45,7 +49,7 @@ BLOCK_SIZES = (512, 4096)
 ACCESS = ("ssh", "none")
 
 ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state")
-BACKING_KEYS = ("type", "block_size", "directory")
+BACKING_KEYS = ("type", "block_size", "directory", "store", "thin")
 
 TARGET_NAME_LENGTH = 14
 """Leaves room for ``n`` and five digits of a namespace id in the serial."""
@@ -73,10 +77,16 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     if override is not None and override not in STATES:
         errors.append(f"virtual_disks_state: wanted one of {_listed(STATES)}, got {override!r}.")
         override = None
+    if options.get("purge") not in (None, "", "detach"):
+        errors.append(f"ipdk_purge: wanted detach, or nothing, got {options['purge']!r}.")
+    stores: dict[str, dict[str, Store]] = {}
+    for target, declared in (nodes.get("targets") or {}).items():
+        stores[target], wrong = parse(declared.get("lvol_stores") or [], declared.get("volumes_dir"))
+        errors += [f"{target}: {problem}." for problem in wrong]
     valid = [
         disk
         for index, item in enumerate(disks)
-        for disk in [_Item(index, item, nodes, override, errors).disk()]
+        for disk in [_Item(index, item, nodes, stores, override, errors).disk()]
         if disk is not None
     ]
     if options.get("safe_mode", True):
@@ -93,6 +103,7 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
         ]
     errors += _duplicates(disks, nodes, override)
     errors += _too_many(valid, nodes)
+    errors += _overcommitted(valid, stores)
     if errors:
         raise InvalidDisks(errors)
     return valid
@@ -101,9 +112,18 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
 class _Item:
     """The checks of one item; every mistake goes to ``errors``, naming the item by index and name."""
 
-    def __init__(self, index: int, item: Any, nodes: dict[str, Any], override: str | None, errors: list[str]) -> None:
+    def __init__(
+        self,
+        index: int,
+        item: Any,
+        nodes: dict[str, Any],
+        stores: dict[str, dict[str, Store]],
+        override: str | None,
+        errors: list[str],
+    ) -> None:
         self.item = item
         self.nodes = nodes
+        self.stores = stores
         self.override = override
         self.errors = errors
         name = item.get("name") if isinstance(item, dict) else None
@@ -134,6 +154,9 @@ class _Item:
         state = self._choice(self.item, "state", STATES, "attached")
         if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
             return None
+        store, thin = self._store(target, size) if backing == "lvol" else (None, False)
+        if backing == "lvol" and store is None:
+            return None
         filename = None
         if backing == "aio":
             directory = directory or self.nodes["targets"][target].get("volumes_dir")
@@ -141,7 +164,39 @@ class _Item:
                 self.wrong(f"backing aio wants a directory on {target}: set backing.directory.")
                 return None
             filename = f"{directory}/{name}.img"
-        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, self.override or state)
+        state = self.override or state
+        block_size = 0 if backing == "lvol" else block_size  # that of its store
+        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin)
+
+    def _store(self, target: str, size: int) -> tuple[str | None, bool]:
+        """The lvol store of a disk, and whether the disk is thin."""
+        backing = self.item["backing"]
+        known = self.stores[target]
+        name = backing.get("store")
+        if name is None and len(known) == 1:
+            name = next(iter(known))
+        if not isinstance(name, str) or name not in known:
+            got = "nothing" if name is None else repr(name)
+            close = difflib.get_close_matches(str(name), list(known), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            self.wrong(
+                f"backing.store: wanted an lvol store of {target} (storage_target_lvol_stores: "
+                f"{_listed(known) or 'empty'}), got {got}.{hint}"
+            )
+            return None, False
+        thin = backing.get("thin", False)
+        if not isinstance(thin, bool):
+            self.wrong(f"backing.thin: wanted true or false, got {thin!r}.")
+            return None, False
+        cluster = known[name].cluster_size
+        if size % cluster:
+            lower = size - size % cluster
+            self.wrong(
+                f"size: {size} bytes is no multiple of the cluster size of lvol store {name} ({human(cluster)}); "
+                f"the nearest are {lower} and {lower + cluster}."
+            )
+            return None, False
+        return name, thin
 
     def _unknown_keys(self, given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
         for key in given:
@@ -187,6 +242,9 @@ class _Item:
         if not _is_int(block_size) or block_size not in BLOCK_SIZES:
             self.wrong(f"backing.block_size: wanted {_listed(BLOCK_SIZES)} (bytes), got {block_size!r}.")
             block_size = 512
+        if kind == "lvol" and "block_size" in backing:
+            self.wrong("backing.block_size is for malloc, aio and null; an lvol has that of its store: leave it out.")
+        self._only_lvol(backing, kind)
         directory = backing.get("directory")
         if directory is not None:
             if kind != "aio":
@@ -194,6 +252,11 @@ class _Item:
             elif not isinstance(directory, str) or not DIRECTORY_PATTERN.fullmatch(directory):
                 self.wrong(f"backing.directory: wanted an absolute path without '..' or spaces, got {directory!r}.")
         return kind, block_size, directory
+
+    def _only_lvol(self, backing: dict[str, Any], kind: str | None) -> None:
+        for key in ("store", "thin"):
+            if key in backing and kind not in (None, "lvol"):
+                self.wrong(f"backing.{key} is for type lvol, not for {kind}: leave it out.")
 
     def _size(self, block_size: int) -> int | None:
         given = self.item.get("size")
@@ -347,6 +410,34 @@ def _too_many(disks: list[Disk], nodes: dict[str, Any]) -> list[str]:
                 f"virtual_disks: {count} disks from {target} through {ipu}; "
                 f"one subsystem carries {MAX_NAMESPACES} at most."
             )
+    return errors
+
+
+def _overcommitted(disks: list[Disk], stores: dict[str, dict[str, Store]]) -> list[str]:
+    """The list against the stores as they are declared; what else is in them only the planner sees."""
+    errors = []
+    for target, known in stores.items():
+        for store in known.values():
+            disks_of = [
+                disk for disk in disks if (disk.target, disk.store) == (target, store.name) and disk.state != "absent"
+            ]
+            total = sum(disk.size for disk in disks_of)
+            thick = sum(disk.size for disk in disks_of if not disk.thin)
+            capacity = store.capacity
+            if not capacity:
+                continue
+            said = f"virtual_disks: {len(disks_of)} disks in lvol store {store.name} of {target}"
+            if total > store.overcommit * capacity:
+                errors.append(
+                    f"{said} are {human(total)} together, its capacity is {human(capacity)} (over-commit "
+                    f"{total / capacity:.2f}), above the limit {store.overcommit:g}. Make them smaller or fewer, or "
+                    "raise the store's overcommit."
+                )
+            elif thick > capacity:
+                errors.append(
+                    f"{said}: those that are not thin are {human(thick)} together, its capacity is {human(capacity)}. "
+                    "Make them smaller, fewer or thin."
+                )
     return errors
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 STATES = ("attached", "detached", "absent")
 
-BACKINGS = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
+BACKINGS = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk", "lvol": "Logical Volume"}
 """Backing type → the ``product_name`` that SPDK gives such a bdev."""
 SERIAL_LENGTH = 20
 """A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID); the rest of a name is cut off."""
@@ -34,6 +34,14 @@ class Disk:
     host: str
     physical_id: int | None
     state: str
+    store: str | None = None
+    """The lvol store, and whether its clusters are taken only when they are written; of backing lvol."""
+    thin: bool = False
+
+    @property
+    def bdev(self) -> str:
+        """What the volume is called on the storage target; SPDK names a logical volume by a UUID of its own."""
+        return f"{self.store}/{self.name}" if self.store else self.name
 
     @property
     def uuid(self) -> str:
@@ -45,7 +53,10 @@ class Disk:
 
 
 def volume_uuid(name: str, target: str) -> str:
-    """The UUID of the bdev behind a virtual disk; it is how a volume of ours is told from somebody else's."""
+    """The UUID of a virtual disk's namespace, and of its bdev unless that is a logical volume.
+
+    It is how a volume of ours is told from somebody else's. A logical volume is ours by its store.
+    """
     return str(uuid_module.uuid5(uuid_module.NAMESPACE_DNS, f"{name}.{target}.ipdk.storage"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
 from ansible_collections.ipdk.storage.plugins.plugin_utils.planner import plan
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import after_unplug
-from world import World, disk, nodes
+from world import World, disk, lvol_disk, nodes, with_store
 
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
 
@@ -129,3 +129,21 @@ def test_a_node_that_is_unknown_keeps_what_it_has() -> None:
     keeping.world.dead = {"ipu1"}
     planned = keeping.plan([disk("vol00", host="host1", state="detached"), disk("vol01", host="host2")])
     assert sorted(planned["declarations"]) == ["ipu2", "st1"]
+
+
+def test_an_lvol_is_kept_as_a_namespace_and_comes_back_with_its_store() -> None:
+    keeping = Keeping(with_store(nodes()))
+    keeping.run([lvol_disk("vol00"), disk("vol01")])
+    target = keeping.kept["st1"]
+    assert [bdev["name"] for bdev in target["bdevs"]] == ["vol01"]
+    (subsystem,) = target["subsystems"]
+    assert [(ns["bdev"], ns["nsid"]) for ns in subsystem["namespaces"]] == [("fast/vol00", 1), ("vol01", 2)]
+    # Whoever lost his namespaces gets them under the old NSIDs, in any order.
+    keeping.world.subsystems["st1"].clear()
+    keeping.world.controllers["ipu1"].clear()
+    keeping.world.devices["ipu1"].clear()
+    planned = keeping.run([disk("vol01"), lvol_disk("vol00")])
+    assert {result["name"]: result["nsid"] for result in planned["disks"]} == {"vol00": 1, "vol01": 2}
+    keeping.run([lvol_disk("vol00", state="absent")], safe_mode=False)
+    (subsystem,) = keeping.kept["st1"]["subsystems"]
+    assert [ns["bdev"] for ns in subsystem["namespaces"]] == ["vol01"]

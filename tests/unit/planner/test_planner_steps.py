@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, virtual_disk
-from world import World, disk, nodes
+from world import World, disk, lvol_disk, nodes, with_store
 
 NOTHING = {"attach": 0, "detach": 0, "destroy": 0, "not_converged": 0}
 
@@ -60,7 +60,15 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
                     "max_namespaces": 1024,
                     "hosts": [host_nqn],
                     "listeners": [{"trtype": "TCP", "traddr": "198.18.0.1", "trsvcid": "4420"}],
-                    "namespaces": [{"bdev": "vol00", "nsid": 1, "state": "present"}],
+                    "namespaces": [
+                        {
+                            "bdev": "vol00",
+                            "nsid": 1,
+                            "uuid": uuid,
+                            "nguid": uuid.replace("-", ""),
+                            "state": "present",
+                        }
+                    ],
                 }
             ],
         },
@@ -479,10 +487,10 @@ def test_a_disk_moves_to_another_host() -> None:
 def test_any_declaration_follows_any_other(seed: int) -> None:
     """Random declarations in a row, with random slots: each converges, and its disks are where they are said to be."""
     generator = random.Random(seed)
-    world = World(nodes(targets=2, hosts=2, slots=12))
+    world = World(with_store(nodes(targets=2, hosts=2, slots=12)))
     for _round in range(12):
         disks = [
-            disk(
+            (lvol_disk if number in (0, 4, 8) else disk)(
                 f"v{number}",
                 target=f"st{number % 2 + 1}",
                 host=generator.choice(["host1", "host2"]),
@@ -496,7 +504,8 @@ def test_any_declaration_follows_any_other(seed: int) -> None:
             devices = world.devices[result["ipu"]]
             if result["state"] == "attached":
                 assert devices[result["physical_id"]] == result["serial"]
-            assert (result["name"] in world.bdevs[result["target"]]) == result["volume"]
+            names = {result["name"], f"fast/{result['name']}"}
+            assert bool(names & world.bdevs[result["target"]].keys()) == result["volume"]
         attached = sum(result["state"] == "attached" for result in planned["disks"])
         assert attached == sum(len(devices) for devices in world.devices.values())
 

@@ -42,7 +42,7 @@ BAD_ITEMS: list[tuple[str, Any, str]] = [
     ("no backing", disk(backing=None), r"backing: wanted a dictionary such as \{type: malloc.* got nothing"),
     ("backing a string", disk(backing="malloc"), r"backing: wanted a dictionary .* got a string"),
     ("backing without type", disk(backing={}), r"type is missing: wanted one of malloc, aio, null"),
-    ("unknown backing", disk(backing={"type": "zfs"}), r"type: wanted one of malloc, aio, null, got 'zfs'"),
+    ("unknown backing", disk(backing={"type": "zfs"}), r"type: wanted one of malloc, aio, null, lvol, got 'zfs'"),
     (
         "typo in backing",
         disk(backing={"type": "null", "blocksize": 512}),

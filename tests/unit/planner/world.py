@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid as uuid_module
 from typing import Any
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
@@ -9,6 +10,18 @@ HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
 
 def disk(name: str = "vol00", **more: Any) -> dict[str, Any]:
     return {"name": name, "size": "64MiB", "backing": {"type": "malloc", "block_size": 512}, **more}
+
+
+def lvol_disk(name: str = "vol00", **more: Any) -> dict[str, Any]:
+    backing = {"type": "lvol", "store": "fast", **more.pop("backing", {})}
+    return {"name": name, "size": "64MiB", "backing": backing, **more}
+
+
+def with_store(inventory: dict[str, Any], clusters: int = 255, **more: Any) -> dict[str, Any]:
+    """st1 has an lvol store "fast" of 1 GiB, clusters of 4 MiB."""
+    inventory["targets"]["st1"]["lvol_stores"] = [{"name": "fast", "size": "1GiB", **more}]
+    inventory["targets"]["st1"]["made_stores"] = [{"name": "fast", "clusters": clusters}]
+    return inventory
 
 
 def nodes(targets: int = 1, hosts: int = 1, slots: int = 64, access: str = "ssh") -> dict[str, Any]:
@@ -37,6 +50,21 @@ class World:
         self.uses: dict[str, dict[str, Any]] = {}
         """serial → fields of a host's disk that is in use"""
         self.dead: set[str] = set()
+        self.stores: dict[str, dict[str, dict[str, Any]]] = {
+            target: {
+                item["name"]: {
+                    "name": item["name"],
+                    "uuid": f"store-{target}-{item['name']}",
+                    "base_bdev": f"Store-{item['name']}",
+                    "cluster_size": 4 << 20,
+                    "total_data_clusters": item["clusters"],
+                    "free_clusters": item["clusters"],
+                }
+                for item in inventory["targets"][target].get("made_stores", [])
+            }
+            for target in inventory["targets"]
+        }
+        """lvol stores that exist"""
 
     def observed(self) -> dict[str, Any]:
         answers: dict[str, Any] = {}
@@ -54,6 +82,7 @@ class World:
                     *self.subsystems[target].values(),
                 ],
                 "transports": [{"trtype": "TCP", "max_queue_depth": 128}],
+                "lvol_stores": list(self.stores[target].values()),
             }
         for ipu in self.inventory["ipus"]:
             answers[ipu] = {
@@ -95,7 +124,7 @@ class World:
     def carry_out(self, planned: dict[str, Any]) -> None:
         """Does the plan in the role's order, and fails where a real node would refuse."""
         work = planned["nodes"]
-        for stage in ("unplug", "release", "bdevs", "subsystems", "controllers", "attach"):
+        for stage in ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach"):
             for node, arguments in work.items():
                 for item in arguments.get(stage, []):
                     assert node not in self.dead
@@ -123,9 +152,51 @@ class World:
             "num_blocks": item["size"] // item["block_size"],
         }
 
+    def _lvols(self, target: str, item: dict[str, Any]) -> None:
+        alias = f"{item['store']}/{item['name']}"
+        store = self.stores[target][item["store"]]
+        there = self.bdevs[target].get(alias)
+        has = there["num_blocks"] * 512 // store["cluster_size"] if there else 0
+        if item["state"] == "absent":
+            assert not self._namespaces(target, there["uuid"])
+            store["free_clusters"] += there["driver_specific"]["lvol"]["num_allocated_clusters"]
+            del self.bdevs[target][alias]
+            return
+        clusters = -(-item["size"] // store["cluster_size"])
+        assert clusters > has
+        if not item["thin"]:
+            store["free_clusters"] -= clusters - has
+            assert store["free_clusters"] >= 0
+        uuid = there["uuid"] if there else str(uuid_module.uuid4())  # SPDK's choice
+        self.bdevs[target][alias] = {
+            "name": uuid,
+            "aliases": [alias],
+            "uuid": uuid,
+            "product_name": "Logical Volume",
+            "block_size": 512,
+            "num_blocks": clusters * store["cluster_size"] // 512,
+            "claimed": False,
+            "driver_specific": {
+                "lvol": {
+                    "lvol_store_uuid": store["uuid"],
+                    "thin_provision": item["thin"],
+                    "num_allocated_clusters": 0 if item["thin"] else clusters,
+                    "snapshot": False,
+                }
+            },
+        }
+
+    def _namespaces(self, target: str, bdev: str) -> list[dict[str, Any]]:
+        return [
+            namespace
+            for subsystem in self.subsystems[target].values()
+            for namespace in subsystem["namespaces"]
+            if namespace["bdev_name"] == bdev
+        ]
+
     def _release(self, target: str, item: dict[str, Any]) -> None:
         subsystem = self.subsystems[target][item["nqn"]]
-        gone = {namespace["bdev"] for namespace in item["namespaces"]}
+        gone = {self.bdevs[target][namespace["bdev"]]["name"] for namespace in item["namespaces"]}
         assert gone <= {namespace["bdev_name"] for namespace in subsystem["namespaces"]}
         subsystem["namespaces"] = [entry for entry in subsystem["namespaces"] if entry["bdev_name"] not in gone]
 
@@ -137,14 +208,11 @@ class World:
         subsystem["listen_addresses"] = item["listeners"]
         for namespace in item["namespaces"]:
             assert all(there["nsid"] != namespace["nsid"] for there in subsystem["namespaces"])
-            for other in self.subsystems[target].values():
-                assert all(there["bdev_name"] != namespace["bdev"] for there in other["namespaces"])
+            bdev = self.bdevs[target][namespace["bdev"]]["name"]
+            assert not self._namespaces(target, bdev)
+            assert namespace["nguid"] == namespace["uuid"].replace("-", "")
             subsystem["namespaces"].append(
-                {
-                    "nsid": namespace["nsid"],
-                    "bdev_name": namespace["bdev"],
-                    "uuid": self.bdevs[target][namespace["bdev"]]["uuid"],
-                }
+                {"nsid": namespace["nsid"], "bdev_name": bdev, "uuid": namespace["uuid"], "nguid": namespace["nguid"]}
             )
 
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
