@@ -22,7 +22,9 @@ def spdk_module(options: dict[str, Any], **more: Any) -> AnsibleModule:
 
 
 def leave(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """End the module with this result; ``failed`` in it decides how."""
+    """End the module with this result; ``failed`` in it decides how, and its ``warnings`` are given."""
+    for warning in result.pop("warnings", ()):
+        module.warn(warning)
     if not module._diff:
         result.pop("diff", None)
     if result.get("failed"):

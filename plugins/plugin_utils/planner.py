@@ -193,7 +193,10 @@ class _Planner:
         else:
             self._remove(disk, result, volume, places)
         if len(self.steps) > first:
-            result["action"] = {"attached": "attach", "detached": "detach", "absent": "destroy"}[disk.state]
+            growing = all(step.action == "grow" for step in self.steps[first:])
+            result["action"] = {"attached": "grow" if growing else "attach", "detached": "detach", "absent": "destroy"}[
+                disk.state
+            ]
 
     def _volume(self, disk: Disk) -> dict[str, Any] | None:
         """The disk's bdev as observed. Refuses one that is not this disk's, or that cannot become what is wanted."""
@@ -233,11 +236,11 @@ class _Planner:
         if disk.store and size < self._whole_size(disk):
             return bdev  # it grows
         if size != self._whole_size(disk):
-            how = "is never shrunk" if disk.store else "is not resized"
+            how = "an lvol is never shrunk" if disk.store else f"backing {disk.backing} is not resized"
             raise _Refused(
                 disk.target,
                 f"size: {human_size(disk.size)} was wanted, but the volume on {disk.target} has {human_size(size)}; "
-                f"a {disk.backing} bdev {how}, so it is left as it is. "
+                f"{how}, so it is left as it is. "
                 f"Declare size: {size}, or make it absent first, which destroys its data.",
             )
         return bdev
@@ -704,7 +707,8 @@ def plan(
       ``action`` is ``detach`` where the option ``purge`` says so
     - ``warnings``: sentences about lvol stores that promise more than they can hold
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
-    - ``summary``: how many disks are to ``attach``, ``detach``, ``destroy``, are ``unchanged``, ``not_converged``
+    - ``summary``: how many disks are to ``attach``, ``grow``, ``detach``, ``destroy``, are ``unchanged`` or
+      ``not_converged``
     - ``kept``: by node, the declarations that were found; ``remember``: what changes in them (see ``declaration.py``)
     - ``declarations``: by node, those that differ from what is there
     - ``text``: all of that for a human, a list of lines
@@ -720,6 +724,7 @@ def plan(
     results = [planner.results[disk.name] for disk in valid]
     summary = {
         "attach": sum(result["action"] == "attach" for result in results),
+        "grow": sum(result["action"] == "grow" for result in results),
         "detach": sum(result["action"] == "detach" for result in results),
         "destroy": sum(result["action"] == "destroy" for result in results),
         "unchanged": sum(result["action"] == "none" and result["converged"] for result in results),

@@ -20,8 +20,9 @@ def plan_text(
     warnings: list[str],
 ) -> list[str]:
     """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
+    grow = f"{summary['grow']} to grow, " if summary["grow"] else ""
     lines = [
-        f"{summary['attach']} to attach, {summary['detach']} to detach, {summary['destroy']} to destroy, "
+        f"{summary['attach']} to attach, {grow}{summary['detach']} to detach, {summary['destroy']} to destroy, "
         f"{summary['unchanged']} unchanged, {summary['not_converged']} not converged"
     ]
     groups: dict[tuple[str, str, str, str], list[str]] = {}

@@ -79,10 +79,11 @@ def test_an_lvol_grows_under_the_attached_disk_and_is_never_shrunk() -> None:
     converge(world, [lvol_disk()])
     grown = converge(world, [lvol_disk(size="128MiB")])
     assert [(step["stage"], step["action"]) for step in grown["steps"]] == [("lvols", "grow")]
+    assert grown["disks"][0]["action"] == "grow" and grown["summary"]["grow"] == 1
     assert "st1: grow 1 lvol: fast/vol00" in grown["text"]
     refused = plan(world, [lvol_disk()])
     assert refused["steps"] == []
-    assert "64 MiB was wanted, but the volume on st1 has 128 MiB; a lvol bdev is never shrunk" in refused["text"][-1]
+    assert "64 MiB was wanted, but the volume on st1 has 128 MiB; an lvol is never shrunk" in refused["text"][-1]
 
 
 def test_a_store_that_was_made_with_other_clusters_rounds_up() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, virtual_disk
 from world import World, disk, lvol_disk, nodes, with_store
 
-NOTHING = {"attach": 0, "detach": 0, "destroy": 0, "not_converged": 0}
+NOTHING = {"attach": 0, "grow": 0, "detach": 0, "destroy": 0, "not_converged": 0}
 
 
 def plan(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def test_the_nsid_is_kept_and_new_ones_are_the_lowest_free() -> None:
     [
         (
             [disk(size="128MiB")],
-            "size: 128 MiB was wanted, but the volume on st1 has 64 MiB; a malloc bdev is not resized",
+            "size: 128 MiB was wanted, but the volume on st1 has 64 MiB; backing malloc is not resized",
         ),
         ([disk(size="32MiB")], "size: 32 MiB was wanted, but the volume on st1 has 64 MiB"),
         ([disk(backing={"type": "null"})], "backing: null was wanted, but the volume on st1 has Malloc disk"),
