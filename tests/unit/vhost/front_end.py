@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import weakref
 from typing import NamedTuple
 
 TIMEOUT = 10.0
@@ -142,6 +143,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("guest")
+        self.close = weakref.finalize(self, os.close, self.fd)
         os.ftruncate(self.fd, 2 * REGION)
         self.map = mmap.mmap(self.fd, 2 * REGION)
 
@@ -170,6 +172,9 @@ class Ring:
         self.buffers = 0x1_0000_0000 + index * 0x40000
         """In the second region, so that the two kinds of addresses cannot be mistaken for each other."""
         self.kick_fd, self.call_fd, self.error_fd = (os.eventfd(0, os.EFD_NONBLOCK) for _unused in range(3))
+        self.close_kick, *_unused = (
+            weakref.finalize(self, os.close, fd) for fd in (self.kick_fd, self.call_fd, self.error_fd)
+        )
         self.seen = 0
         self.next_descriptor = 0
         self.chains: dict[int, list[tuple[int, int, int]]] = {}

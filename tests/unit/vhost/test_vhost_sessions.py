@@ -283,10 +283,6 @@ def test_file_descriptors_are_given_back(node) -> None:
         front_end, ring = node.ring()
         assert ring.do(IN, 0, room=512).status == 0
         front_end.close()
-        os.close(front_end.memory.fd)
-        front_end.memory.map.close()
-        for fd in (ring.kick_fd, ring.call_fd, ring.error_fd):
-            os.close(fd)
         del node.closing[-1]
         node.begin(_sessions(node, 1)).result(10)
         del front_end, ring

@@ -217,7 +217,7 @@ def test_descriptors_of_the_wrong_kind(node) -> None:
         front_end = node.connect()
         front_end.negotiate()
         ring = Ring(front_end.memory)
-        os.close(ring.kick_fd)
+        ring.close_kick()
         ring.kick_fd = front_end.memory.fd
         with pytest.raises(Disconnected):
             front_end.start(ring)
