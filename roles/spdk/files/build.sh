@@ -12,7 +12,7 @@ flock 9
 if [ -f "$DONE" ] || [ -f "$WORK/built" ]; then exit 0; fi
 exec >"$WORK.log" 2>&1
 phase() { echo "$1" >"$WORK.phase"; echo "== $1"; }
-trap 'status=$?; [ $status = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"; exit $status' EXIT
+trap '[ $? = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"' EXIT
 
 phase fetch
 rm -rf "$WORK"
@@ -29,15 +29,15 @@ else
     git checkout -q --detach "$COMMIT"
     git remote add origin "$URL"
     git submodule init
-    echo "$SUBMODULES" | while read -r path url commit; do
+    echo "$SUBMODULES" | while read -r path url pinned; do
         case $path in '' | '#') continue ;; esac
         name=$(git config -f .gitmodules --get-regexp '^submodule\..*\.path$' | awk -v path="$path" \
             '$2 == path { sub(/^submodule\./, "", $1); sub(/\.path$/, "", $1); print $1 }')
         [ -n "$name" ] || { echo "no submodule at $path"; exit 4; }
         git config "submodule.$name.url" "$url"
-        if [ -n "$commit" ]; then
+        if [ -n "$pinned" ]; then
             git -c protocol.file.allow=always clone -q --no-checkout "$url" "$path"
-            git -C "$path" checkout -q --detach "$commit"
+            git -C "$path" checkout -q --detach "$pinned"
             git config "submodule.$name.active" false
             git config "submodule.$name.update" none
         fi

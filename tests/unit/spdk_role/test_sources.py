@@ -72,8 +72,8 @@ def test_git_builds_once_and_keeps_versions_side_by_side(tmp_path: Path) -> None
     assert again == new
     assert not (tmp_path / "build").exists(), "a second run builds nothing"
 
-    _, other = from_git(tmp_path, "26.05", commits["26.05"], spdk_configure_options=["--with-vhost"])
-    _, old = from_git(tmp_path, "26.01", commits["26.01"])
+    _unused, other = from_git(tmp_path, "26.05", commits["26.05"], spdk_configure_options=["--with-vhost"])
+    _unused, old = from_git(tmp_path, "26.01", commits["26.01"])
     assert old["version"] == "26.01"
     paths = {new["path"], other["path"], old["path"]}
     assert len(paths) == 3
@@ -94,7 +94,7 @@ def test_a_submodule_from_elsewhere(tmp_path: Path) -> None:
     commits = fake_spdk.make(tmp_path / "fake")
     shutil.move(tmp_path / "fake" / "dpdk", tmp_path / "mirror")
     commit = fake_spdk.git(tmp_path / "mirror", "rev-parse", "HEAD")
-    done, _ = from_git(tmp_path, "26.05", commits["26.05"])
+    done, _unused = from_git(tmp_path, "26.05", commits["26.05"])
     assert done.returncode == 2 and "the build failed in fetch" in done.stdout + done.stderr
     for origin in ({"url": str(tmp_path / "mirror")}, {"url": str(tmp_path / "mirror"), "commit": commit}):
         done, installed = from_git(tmp_path, "26.05", commits["26.05"], spdk_git_submodules={"dpdk": origin})
@@ -142,7 +142,7 @@ def test_prefix_takes_the_libraries_that_no_package_brings(tmp_path: Path) -> No
 
 def test_a_commit_that_is_not_the_tags_is_refused_before_anything(tmp_path: Path) -> None:
     commits = fake_spdk.make(tmp_path / "fake", ("26.01", "26.05"))
-    done, _ = from_git(tmp_path, "26.05", commits["26.01"])
+    done, _unused = from_git(tmp_path, "26.05", commits["26.01"])
     assert done.returncode == 2
     assert f"is commit {commits['26.05']}, spdk_git_commit is {commits['26.01']}" in done.stdout + done.stderr
     assert not (tmp_path / "build").exists() and not (tmp_path / "installed").exists()

@@ -35,7 +35,7 @@ def answering(path: Path, *answers: tuple[bytes, ...]) -> Iterator[None]:
 
     def serve() -> None:
         for pieces in answers:
-            connection, _ = server.accept()
+            connection, _unused = server.accept()
             with connection:
                 connection.recv(65536)
                 for piece in pieces:
