@@ -99,6 +99,8 @@ class _Planner:
         return ours
 
     def run(self) -> None:
+        for ipu in self.ipus:
+            self._remove_orphans(ipu)
         # What frees a slot is planned before what wants one, and who names or has a slot before who takes any.
         for disk in sorted(
             self.disks, key=lambda disk: (disk.state == "attached") * (1 + (self._slot_wish(disk) is None))
@@ -126,9 +128,13 @@ class _Planner:
         target, ipu = self.targets.get(disk.target), self.ipus.get(disk.ipu)
         if disk.physical_id is not None or target is None or ipu is None:
             return disk.physical_id
-        bdev = target.bdevs.get(disk.bdev, {"name": disk.bdev})["name"]
-        slots = [ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in target.places(bdev) if nqn == disk.nqn]
+        places = target.places(self._bdev_of(disk))
+        slots = [ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in places if nqn == disk.nqn]
         return slots[0] if slots else None
+
+    def _bdev_of(self, disk: Disk) -> str:
+        """The name that the disk's bdev has on its storage target: a logical volume's is a UUID."""
+        return str(self.targets[disk.target].bdevs.get(disk.bdev, {"name": disk.bdev})["name"])
 
     def _add(
         self,
@@ -604,6 +610,38 @@ class _Planner:
             host=host if looked_at and serial in self.hosts.get(host, {}) else None,
             serial=serial,
         )
+
+    def _remove_orphans(self, ipu: str) -> None:
+        """Take away the devices that outlived their QEMU and that no disk of the list wants back.
+
+        Only where somebody looked into the host and does not see them, and where all storage targets have answered:
+        SPDK sees nobody for a moment, too, when it has been started anew under a running guest.
+        """
+        state, host = self.ipus[ipu], self.ipu_host.get(ipu)
+        if host not in self.hosts or len(self.targets) < len(self.nodes["targets"]):
+            return
+        wanted = {
+            bdev_name(disk.target, nsid)
+            for disk in self.disks
+            for nqn, nsid in self.targets[disk.target].places(self._bdev_of(disk))
+            if nqn == subsystem_nqn(disk.target, ipu)
+        }
+        uuids = {disk.uuid for disk in self.disks}
+        wanted |= {name for name, bdev in state.bdevs.items() if bdev["uuid"] in uuids}
+        for slot in sorted(state.unplugged):
+            behind = state.devices[slot]
+            if behind is None or (behind not in wanted and behind not in self.hosts[host]):
+                self._add(
+                    "unplug",
+                    ipu,
+                    "remove",
+                    "orphan",
+                    f"sma-{slot} ({self._behind(ipu, slot)})",
+                    None,
+                    f"{behind or 'its bdev is gone'}; no QEMU is connected",
+                    {"physical_id": slot, "state": "absent"},
+                )
+                self.freed[ipu].add(slot)
 
     def _release(self, disk: Disk, nqn: str, nsid: int) -> None:
         self._add(

@@ -18,7 +18,7 @@ STAGES = ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "a
 class Step:
     """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes.
 
-    ``disk`` is null for what several disks share (a controller, an existing subsystem).
+    ``disk`` is null for what several disks share (a controller, an existing subsystem), and for what is no disk's any more.
     """
 
     stage: str
@@ -97,8 +97,9 @@ def after_unplug(
                 for device in devices.get(slot[0]) or []
             )
             if not gone or step["serial"] in (still_there.get(step["host"]) or []):
-                stuck.add(step["disk"])
                 slots.add(slot)
+                if step["disk"] is not None:
+                    stuck.add(step["disk"])
         elif step["stage"] == "attach" and slot in slots:
             stuck.add(step["disk"])
     left = [step for step in planned["steps"] if step["stage"] != "unplug" and step["disk"] not in stuck]

@@ -264,7 +264,9 @@ def test_what_is_not_in_the_list_is_left_alone_and_reported() -> None:
 def test_a_device_whose_bdev_is_gone_keeps_its_slot_and_is_reported() -> None:
     world = World(nodes())
     observed = world.observed()
-    observed["ipu1"]["vhost_controllers"] = [{"ctrlr": "sma-0", "backend_specific": {"block": {"readonly": False}}}]
+    observed["ipu1"]["vhost_controllers"] = [
+        {"ctrlr": "sma-0", "backend_specific": {"block": {"readonly": False}}, "sessions": [{"vid": 0}]}
+    ]
     planned = planner.plan([disk(), disk("b", physical_id=0)], world.inventory, observed)
     assert planned["disks"][0]["physical_id"] == 1
     assert "taken by sma-0, whose bdev is gone" in planned["problems"][0]["message"]
@@ -428,6 +430,56 @@ def test_a_device_that_a_restarted_host_lost_is_attached_again(access: str) -> N
     ]
     assert planned["nodes"].get("host1") == ({"present": ["st1n2"]} if access == "ssh" else None)
     assert planned["steps"][0]["detail"] == "st1n2: ipu1 has the device, but host1 does not"
+
+
+def test_what_outlived_its_host_and_is_in_no_list_is_removed() -> None:
+    world = World(nodes())
+    converge(world, [disk("a"), disk("b"), disk("c")])
+    world.unplugged["ipu1"] = {0, 1, 2}
+    planned = plan(world, [disk("b"), disk("d")])
+    assert [(step["stage"], step["action"], step["name"]) for step in planned["steps"][:2]] == [
+        ("unplug", "remove", "sma-0 (a)"),
+        ("unplug", "remove", "sma-2 (c)"),
+    ]
+    assert "ipu1: remove 2 orphans: sma-0 (a), sma-2 (c)" in planned["text"]
+    converge(world, [disk("b"), disk("d")])
+    # b has its own slot again, d the lowest that was free without the orphans going first; the data of a and c is there.
+    assert world.devices["ipu1"] == {1: "st1n2", 3: "st1n4"}
+    assert set(world.bdevs["st1"]) == {"a", "b", "c", "d"}
+    assert plan(world, [disk("b"), disk("d")])["steps"] == []
+
+
+def test_a_full_ipu_gets_the_slots_of_orphans() -> None:
+    world = World(nodes(slots=1))
+    converge(world, [disk("a")])
+    world.unplugged["ipu1"] = {0}
+    converge(world, [disk("b")])
+    assert world.devices["ipu1"] == {0: "st1n2"}
+
+
+def test_an_orphan_that_does_not_go_keeps_only_who_wants_its_slot() -> None:
+    world = World(nodes(slots=2))
+    converge(world, [disk("a")])
+    world.unplugged["ipu1"] = {0}
+    planned = plan(world, [disk("b", physical_id=0), disk("c")])
+    left = steps.after_unplug(planned, {"ipu1": []}, {})
+    assert left["stuck"] == ["b"]
+    assert [item["physical_id"] for item in left["nodes"]["ipu1"]["attach"]] == [1]
+
+
+@pytest.mark.parametrize("why", ["nobody looks", "the host sees it", "a target is silent", "someone is connected"])
+def test_what_may_be_alive_is_no_orphan(why: str) -> None:
+    world = World(nodes(targets=2, access="none" if why == "nobody looks" else "ssh"))
+    converge(world, [disk("a", target="st1")])
+    observed = world.observed()
+    if why != "someone is connected":
+        observed["ipu1"]["vhost_controllers"][0]["sessions"] = []
+    if why == "someone is connected":
+        observed["host1"]["disks"] = []
+    if why == "a target is silent":
+        observed["host1"]["disks"] = []
+        del observed["st2"]
+    assert planner.plan([], world.inventory, observed)["steps"] == []
 
 
 def test_a_device_that_the_host_does_not_see_is_attached_again() -> None:

@@ -106,7 +106,8 @@ class World:
                     "disks": [{"name": "vda", "serial": None}]
                     + [
                         {"serial": serial, **self.uses.get(serial, {})}
-                        for serial in self.devices[declared["ipu"]].values()
+                        for slot, serial in self.devices[declared["ipu"]].items()
+                        if slot not in self.unplugged[declared["ipu"]]
                     ]
                 }
         return {node: answer for node, answer in answers.items() if node not in self.dead}
