@@ -2,10 +2,13 @@
 # Build SPDK in $WORK from $TREE, or from $URL at $TAG (which has to be $COMMIT). One build of a kind at a time: who comes
 # later waits and finds the work done. What it does goes to $WORK.log, the phase to $WORK.phase; status.sh reads both.
 #   DONE         the file whose existence means that nothing is left to do
-#   SUBMODULES   lines "<path> <url> <commit>": submodules that come from elsewhere; a commit may be left out
+#   SUBMODULES   lines "<path> <url> <commit>": submodules that come from elsewhere; a commit may be left out. One whose URL
+#                is - is not fetched at all
 #   OPTIONS      of configure, one a line
 #   ARCH JOBS CC
 set -eu
+# The Python modules that the build needs are the distribution's; so is the interpreter that finds them.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 mkdir -p "$(dirname "$WORK")"
 exec 9>"$WORK.lock"
 flock 9
@@ -34,13 +37,14 @@ else
         name=$(git config -f .gitmodules --get-regexp '^submodule\..*\.path$' | awk -v path="$path" \
             '$2 == path { sub(/^submodule\./, "", $1); sub(/\.path$/, "", $1); print $1 }')
         [ -n "$name" ] || { echo "no submodule at $path"; exit 4; }
-        git config "submodule.$name.url" "$url"
-        if [ -n "$pinned" ]; then
+        if [ "$url" != - ]; then
+            git config "submodule.$name.url" "$url"
+            [ -n "$pinned" ] || continue
             git -c protocol.file.allow=always clone -q --no-checkout "$url" "$path"
             git -C "$path" checkout -q --detach "$pinned"
-            git config "submodule.$name.active" false
-            git config "submodule.$name.update" none
         fi
+        git config "submodule.$name.active" false
+        git config "submodule.$name.update" none
     done
     git -c protocol.file.allow=always submodule update --init --depth 1 \
         || git -c protocol.file.allow=always submodule update --init

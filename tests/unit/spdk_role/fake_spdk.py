@@ -41,7 +41,8 @@ def make(directory: Path, versions: tuple[str, ...] = ("26.05",)) -> dict[str, s
     (tree / "configure").write_text(CONFIGURE, encoding="utf-8")
     os.chmod(tree / "configure", 0o755)
     (tree / "Makefile").write_text(MAKEFILE, encoding="utf-8")
-    git(tree, "submodule", "add", "-q", str(dpdk), "dpdk")
+    for path in ("dpdk", "ocf"):
+        git(tree, "submodule", "add", "-q", str(dpdk), path)
     for version in versions:
         (tree / "VERSION").write_text(f"{version}\n", encoding="utf-8")
         git(tree, "add", ".")

@@ -90,14 +90,15 @@ def test_a_tree_is_built_and_not_changed(tmp_path: Path) -> None:
     assert sorted(path.relative_to(tree) for path in tree.rglob("*")) == before
 
 
-def test_a_submodule_from_elsewhere(tmp_path: Path) -> None:
+def test_a_submodule_from_elsewhere_and_one_left_out(tmp_path: Path) -> None:
     commits = fake_spdk.make(tmp_path / "fake")
     shutil.move(tmp_path / "fake" / "dpdk", tmp_path / "mirror")
     commit = fake_spdk.git(tmp_path / "mirror", "rev-parse", "HEAD")
     done, _unused = from_git(tmp_path, "26.05", commits["26.05"])
     assert done.returncode == 2 and "the build failed in fetch" in done.stdout + done.stderr
     for origin in ({"url": str(tmp_path / "mirror")}, {"url": str(tmp_path / "mirror"), "commit": commit}):
-        done, installed = from_git(tmp_path, "26.05", commits["26.05"], spdk_git_submodules={"dpdk": origin})
+        submodules = {"dpdk": origin, "ocf": {}}
+        done, installed = from_git(tmp_path, "26.05", commits["26.05"], spdk_git_submodules=submodules)
         assert done.returncode == 0, done.stdout
         assert installed["version"] == "26.05"
 
