@@ -24,8 +24,8 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 .PHONY: demo
-demo: prefix setup ## Deploy a lab, attach 64 disks, run verified I/O, show the result
-	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED)
+demo: prefix setup ## Deploy a lab, attach 64 disks (DISKS=128: 128), run verified I/O, show the result
+	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED) $(if $(DISKS),--disks $(DISKS))
 
 .PHONY: test
 test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)

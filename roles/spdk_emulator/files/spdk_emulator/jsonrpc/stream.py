@@ -16,15 +16,16 @@ MAX_BYTES = 256 * 1024
 MAX_VALUES = 8192
 MAX_DEPTH = 64
 
+# Only single characters are repeated possessively: Python before 3.11.5, which is Debian 12's, does so wrongly with groups.
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(
     rb"(?P<punctuation>[{}\[\]:,])"
-    rb'|(?P<string>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")'
+    rb'|(?P<string>"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
     rb"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)(?=[ \t\n\r,\]}])"
     rb"|(?P<literal>true|false|null)"
 )
 _PART_OF_A_TOKEN = re.compile(
-    rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+(?:\\(?:u[0-9a-fA-F]{0,3})?)?'
+    rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*(?:\\(?:u[0-9a-fA-F]{0,3})?)?'
     rb"|-?(?:(?:0|[1-9][0-9]*+)(?:\.[0-9]*+)?(?:(?<=[0-9])[eE][+-]?[0-9]*+)?)?"
     rb"|t(?:ru?)?|f(?:a(?:ls?)?)?|n(?:ul?)?"
 )
