@@ -1,13 +1,13 @@
 #!/bin/sh
 # How far the build in $1 is, in one line; waits for news, $2 seconds at most.
-work=$1 seconds=$2
+work=$1 looks=$(($2 * 5))
 before=$(cat "$work.phase" 2>/dev/null)
-while [ "$seconds" -gt 0 ]; do
+while [ "$looks" -gt 0 ]; do
     now=$(cat "$work.phase" 2>/dev/null)
     case $now in built | failed*) break ;; esac
     [ "$now" = "$before" ] || break
-    sleep 1
-    seconds=$((seconds - 1))
+    sleep 0.2
+    looks=$((looks - 1))
 done
 objects=$(find "$work" -name '*.o' 2>/dev/null | wc -l)
 all=$(cat "$work.objects" 2>/dev/null || echo 0)
