@@ -10,7 +10,6 @@ own disks; those that were taken off the list stay. Pure functions of plain data
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, VERSION
@@ -98,9 +97,19 @@ def changed(
         if edit["disk"] not in stuck:
             node = edit["node"]
             if node not in after:
-                after[node] = {"version": VERSION, "node": node, **copy.deepcopy(kept[node] or {})}
+                after[node] = {"version": VERSION, "node": node, **_copy(kept[node] or {})}
             _apply(after[node], edit)
     return {node: _tidy(document) for node, document in after.items() if _tidy(document) != (kept[node] or {})}
+
+
+def _copy(value: Any) -> Any:
+    """Plain containers of the same values. Those that Ansible passes to a filter know all its variables, and deepcopy
+    would copy those too, in half a minute."""
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_copy(each) for each in value]
+    return value
 
 
 def _apply(document: dict[str, Any], edit: Edit) -> None:
