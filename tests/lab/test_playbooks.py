@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 INVENTORIES = ("simulation", "hardware")
 
 
-def ansible(command: str, *arguments: str) -> str:
-    """What an Ansible command prints; fails with all it said."""
+def ansible(command: str, *arguments: str, status: int = 0) -> str:
+    """What an Ansible command prints; fails with all it said where it ends otherwise."""
     environment = {
         **os.environ,
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"),
@@ -25,7 +25,7 @@ def ansible(command: str, *arguments: str) -> str:
     done = subprocess.run(
         [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -56,3 +56,25 @@ def test_only_a_simulation_simulates() -> None:
     assert simulation["lab_platforms"]["hosts"] == ["localhost"]
     assert "lab_platforms" not in hardware
     assert not any("host_guest" in hardware["_meta"]["hostvars"][host] for host in hardware["ipu_hosts"]["hosts"])
+
+
+def test_a_subnet_that_another_network_has_is_refused() -> None:
+    device, lab = "ipdk-taken", "ipdk-refused"
+    subprocess.run(["ip", "link", "add", device, "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "address", "add", "198.18.77.1/25", "dev", device], check=True)
+        subprocess.run(["ip", "link", "set", device, "up"], check=True)
+        variables = {"ipdk_lab_name": lab, "ipdk_lab_network": lab, "ipdk_lab_subnet": "198.18.77.0/24"}
+        said = ansible(
+            "ansible-playbook",
+            "-i",
+            "inventories/simulation",
+            "playbooks/lab.yml",
+            "--extra-vars",
+            json.dumps(variables),
+            status=2,
+        )
+        assert f"ipdk_lab_subnet 198.18.77.0/24 has addresses of {device} on localhost" in said
+        assert lab not in subprocess.check_output(["docker", "network", "ls"], text=True)
+    finally:
+        subprocess.run(["ip", "link", "delete", device], check=True)
