@@ -18,7 +18,8 @@ STAGES = ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "a
 class Step:
     """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes.
 
-    ``disk`` is null for what several disks share (a controller, an existing subsystem), and for what is no disk's any more.
+    ``disk`` is null for what several disks share (a controller, an existing subsystem), and for what is no disk's any
+    more.
     """
 
     stage: str

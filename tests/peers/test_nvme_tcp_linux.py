@@ -102,8 +102,9 @@ def namespaces(guest: Guest) -> dict[int, tuple[str, int]]:
     """The guest's NVMe namespaces: name and size in bytes by NSID."""
     lines = guest.sh(
         # One that is just going has no files any more.
-        "for d in /sys/block/nvme*; do nsid=$(cat $d/nsid 2>&-) && size=$(cat $d/size 2>&-) && echo $nsid ${d##*/} $size; done"
-        "; true"
+        "for d in /sys/block/nvme*; do"
+        " nsid=$(cat $d/nsid 2>&-) && size=$(cat $d/size 2>&-) && echo $nsid ${d##*/} $size;"
+        " done; true"
     ).splitlines()
     return {int(nsid): (name, int(size) * 512) for nsid, name, size in map(str.split, lines)}
 

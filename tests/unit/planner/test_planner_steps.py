@@ -443,7 +443,7 @@ def test_what_outlived_its_host_and_is_in_no_list_is_removed() -> None:
     ]
     assert "ipu1: remove 2 orphans: sma-0 (a), sma-2 (c)" in planned["text"]
     converge(world, [disk("b"), disk("d")])
-    # b has its own slot again, d the lowest that was free without the orphans going first; the data of a and c is there.
+    # b has its own slot again, d the lowest that was free without the orphans going first; a's and c's data is there.
     assert world.devices["ipu1"] == {1: "st1n2", 3: "st1n4"}
     assert set(world.bdevs["st1"]) == {"a", "b", "c", "d"}
     assert plan(world, [disk("b"), disk("d")])["steps"] == []

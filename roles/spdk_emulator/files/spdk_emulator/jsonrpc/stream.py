@@ -16,7 +16,8 @@ MAX_BYTES = 256 * 1024
 MAX_VALUES = 8192
 MAX_DEPTH = 64
 
-# Only single characters are repeated possessively: Python before 3.11.5, which is Debian 12's, does so wrongly with groups.
+# Only single characters are repeated possessively: Python before 3.11.5, which is Debian 12's, does so wrongly with
+# groups.
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _TOKEN = re.compile(
     rb"(?P<punctuation>[{}\[\]:,])"
