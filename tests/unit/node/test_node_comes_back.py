@@ -292,6 +292,10 @@ def test_ends_as_its_command_ends(directory: Path) -> None:
     assert status("sh", "-c", "kill -9 $$") == 137
     assert status(str(directory / "nothing")) == 127
 
+    # Restoring hangs: nobody ever writes into this declaration.
+    os.mkfifo(directory / "d")
+    assert status("sh", "-c", "exit 7") == 7
+
 
 def test_is_shipped_with_all_that_it_imports(directory: Path) -> None:
     """The role's list of module_utils is enough, and no module of the list is useless."""

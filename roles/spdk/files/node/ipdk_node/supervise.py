@@ -16,6 +16,8 @@ from typing import Any
 
 from ipdk_node.restore import Restore, say
 
+END_SECONDS = 5
+"""What restoring gets to notice that SPDK is gone."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -40,11 +42,18 @@ def supervise(command: Sequence[str], restore: Restore) -> int:
     for number in waiting:
         child.send_signal(number)
     stop = threading.Event()
-    threading.Thread(target=_restore, args=(restore, stop), daemon=True).start()
+    restoring = threading.Thread(target=_restore, args=(restore, stop), daemon=True)
+    restoring.start()
     status = _wait(child.pid)
     child.returncode = status
     stop.set()
-    return status if status >= 0 else 128 - status
+    status = status if status >= 0 else 128 - status
+    restoring.join(END_SECONDS)
+    if restoring.is_alive():
+        # An interpreter that ends beside a thread at work may abort, and its status would not be SPDK's.
+        say("restoring did not end with SPDK; it is left behind")
+        os._exit(status)
+    return status
 
 
 def _restore(restore: Restore, stop: threading.Event) -> None:
