@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripted import Peer, serving, spdk
-from spdk_nodes import COLLECTIONS, run_module
+from support.modules import COLLECTIONS, run_module
 
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
 
@@ -74,7 +74,7 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path) -> None:
     later = spdk({"bdev_get_bdevs": lambda _unused: [bdev_answer("a"), bdev_answer("b")]})
     with serving(tmp_path / "s", first, later) as address:
         bdevs = [{**MALLOC, "name": name} for name in "abc"]
-        result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": bdevs, "_ansible_diff": True})
+        result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": bdevs})
     assert (result["rc"], result["changed"]) == (1, True)
     assert [entry["name"] for entry in result["outcome"]["applied"]] == ["a", "b"]
     assert [entry["name"] for entry in result["outcome"]["failed"]] == ["c"]
