@@ -23,6 +23,9 @@ attributes:
   diff_mode:
     support: none
     description: What is on a disk is not compared.
+  idempotent:
+    support: none
+    description: Each run does the I/O again.
 options:
   jobs:
     description: The jobs. They run at the same time unless O(sequential).
