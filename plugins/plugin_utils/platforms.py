@@ -174,7 +174,8 @@ def _service(group: str, node: str, groups: Mapping[str, list[str]], hostvars: M
         program="emulator" if engine == "emulator" else str(_value(own, "spdk_program")),
         polls=not sleeps,
         cpumask=str(_value(own, "spdk_cpumask")),
-        memory_mib=_number(node, own, "ipu_spdk_memory_mib" if group == "ipus" else "spdk_memory_mib"),
+        memory_mib=(group == "ipus" and _number(node, own, "ipu_spdk_memory_mib"))
+        or _number(node, own, "spdk_memory_mib"),
         hugepages=engine != "emulator" and _flag(own, "spdk_hugepages"),
     )
 
