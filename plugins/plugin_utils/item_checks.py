@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.module_utils._qos import LIMITS, check_limits
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     BACKINGS,
@@ -29,7 +30,7 @@ INTERFACES = ("virtio-blk",)
 BLOCK_SIZES = (512, 4096)
 ACCESS = ("ssh", "none")
 
-ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state")
+ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state", "qos")
 BACKING_KEYS = ("type", "block_size", "directory", "store", "thin")
 
 TARGET_NAME_LENGTH = 14
@@ -79,6 +80,7 @@ class Item:
                 "interface nvme is not supported yet: the IPU shows virtio-blk disks only. Use interface: virtio-blk."
             )
         state = self._choice(self.item, "state", STATES, "attached")
+        qos = self._qos()
         if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
             return None
         store, thin = self._store(target, size) if backing == "lvol" else (None, False)
@@ -93,7 +95,7 @@ class Item:
             filename = f"{directory}/{name}.img"
         state = self.override or state
         block_size = 0 if backing == "lvol" else block_size  # that of its store
-        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin)
+        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin, qos)
 
     def _store(self, target: str, size: int) -> tuple[str | None, bool]:
         """The lvol store of a disk, and whether the disk is thin."""
@@ -207,6 +209,20 @@ class Item:
         else:
             return size
         return None
+
+    def _qos(self) -> dict[str, int]:
+        given = self.item.get("qos")
+        if given is None:
+            return {}
+        if not isinstance(given, dict):
+            self.wrong(f"qos: wanted a dictionary such as {{rd_bandwidth: 16MiB}}, got {type_name(given)}.")
+            return {}
+        self._unknown_keys(given, tuple(LIMITS), "key in qos:")
+        problems: list[str] = []
+        limits = check_limits(given, tuple(LIMITS), "qos", problems)
+        for problem in problems:
+            self.wrong(f"{problem}.")
+        return limits
 
     def _target(self) -> str | None:
         name = self._node("target", "targets", "storage_targets", "storage target")

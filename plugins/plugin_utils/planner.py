@@ -16,7 +16,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.plugin_utils import capacity, declaration, items, leftovers, volumes
+from ansible_collections.ipdk.storage.plugins.module_utils._qos import shown_all
+from ansible_collections.ipdk.storage.plugins.plugin_utils import (
+    capacity,
+    declaration,
+    items,
+    leftovers,
+    limits,
+    volumes,
+)
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides, disk_uses
 from ansible_collections.ipdk.storage.plugins.plugin_utils.report import plan_text
 from ansible_collections.ipdk.storage.plugins.plugin_utils.slots import Nsids, free_slot, slot_wish
@@ -92,6 +100,7 @@ class _Planner:
             "physical_id": None,
             "handle": None,
             "volume": None,
+            "qos": None,
             "action": "none",
             "converged": True,
             "reason": None,
@@ -122,10 +131,9 @@ class _Planner:
         else:
             self._remove(disk, result, volume, places)
         if len(self.steps) > first:
-            growing = all(step.action == "grow" for step in self.steps[first:])
-            result["action"] = {"attached": "grow" if growing else "attach", "detached": "detach", "absent": "destroy"}[
-                disk.state
-            ]
+            actions = {step.action for step in self.steps[first:]}
+            inplace = next((action for action in ("limit", "grow") if actions <= {action, "limit"}), "attach")
+            result["action"] = {"attached": inplace, "detached": "detach", "absent": "destroy"}[disk.state]
 
     # attached
 
@@ -254,6 +262,8 @@ class _Planner:
                 serial=serial,
             )
         result.update(physical_id=slot, handle=f"virtio_blk:sma-{slot}")
+        self.steps += limits.change(disk, serial, slot, self.sides)
+        result["qos"] = shown_all({**limits.current(disk, serial, self.sides), **disk.qos})
 
     # detached, absent
 
@@ -345,7 +355,7 @@ def plan(
       ``action`` is ``detach`` where the option ``purge`` says so
     - ``warnings``: sentences about lvol stores that promise more than they can hold
     - ``problems``: ``{node, disk, message}`` of the disks that are left alone
-    - ``summary``: how many disks are to ``attach``, ``grow``, ``detach``, ``destroy``, are ``unchanged`` or
+    - ``summary``: how many disks are to ``attach``, ``grow``, ``limit``, ``detach``, ``destroy``, are ``unchanged`` or
       ``not_converged``
     - ``kept``: by node, the declarations that were found; ``remember``: what changes in them (see ``declaration.py``)
     - ``declarations``: by node, those that differ from what is there
@@ -362,10 +372,10 @@ def plan(
     planner.run()
     results = [planner.results[disk.name] for disk in valid]
     summary = {
-        "attach": sum(result["action"] == "attach" for result in results),
-        "grow": sum(result["action"] == "grow" for result in results),
-        "detach": sum(result["action"] == "detach" for result in results),
-        "destroy": sum(result["action"] == "destroy" for result in results),
+        **{
+            action: sum(result["action"] == action for result in results)
+            for action in ("attach", "grow", "limit", "detach", "destroy")
+        },
         "unchanged": sum(result["action"] == "none" and result["converged"] for result in results),
         "not_converged": sum(not result["converged"] for result in results),
     }
