@@ -44,11 +44,16 @@ def converge(
     module's result; ``failed`` and ``msg`` are in it when something went wrong. Errors are data: nothing is raised.
     ``afterwards`` looks at what has become of it, through the same connection, and adds to the result.
     """
+    more: dict[str, Any] = {}
+    unseen = ""
     try:
         items = wanted()
         with Client(connection["rpc_socket"], connection["rpc_timeout"]) as client:
             outcome = reconcile(family, items, client, check_mode)
-            more = afterwards(client, outcome, items) if afterwards else {}
+            try:
+                more = afterwards(client, outcome, items) if afterwards else {}
+            except Error as error:
+                unseen = f"what is there now could not be read: {error}"
     except Refused as refused:
         return {"failed": True, "changed": False, "msg": f"Nothing was changed. {refused}"}
     except (Error, ValueError) as error:
@@ -56,8 +61,8 @@ def converge(
     result = {**outcome.result(), **more}
     if outcome.notes:
         result["warnings"] = outcome.notes
-    if outcome.failed:
-        result.update(failed=True, msg=outcome.summary())
+    if outcome.failed or unseen:
+        result.update(failed=True, msg="; ".join(filter(None, [outcome.summary(), unseen])))
     return result
 
 

@@ -330,8 +330,10 @@ def _devices(wanted: Sequence[Item], family: Devices, outcome: Any) -> list[dict
     devices = []
     for item, slot in zip(wanted, family.placed):
         handle = None if slot is None else handle_of(slot)
-        there = handle in outcome.after
-        volume = outcome.after.get(handle, outcome.before.get(handle, item))["volume"]
+        seen = outcome.after.get(handle)
+        # Another device may still be in the slot that this one was to get.
+        there = seen is not None and (item["state"] == "absent" or seen["volume"] == item["volume"])
+        volume = item["volume"] or (seen or outcome.before.get(handle) or item)["volume"]
         bdev = family.state.bdevs.get(volume) if volume else None
         devices.append(
             {
