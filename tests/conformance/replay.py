@@ -38,7 +38,7 @@ SILENCE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Difference:
-    """One call whose answer is not the recorded one; ``call`` is its line in the recording, from 1. Answers are JSON."""
+    """One call whose answer is not the recorded one. ``call``: its line in the recording, from 1; answers are JSON."""
 
     family: str
     call: int
