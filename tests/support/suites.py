@@ -174,7 +174,8 @@ def run_suites(
         thread.start()
     try:
         for thread in threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(1)  # not for ever: a signal that comes just before the wait begins does not end it
     except BaseException:
         console.interrupted()
         raise
