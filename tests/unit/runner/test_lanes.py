@@ -15,15 +15,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
-import signal, sys
+import signal, sys, time
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 run = SourceFileLoader("tests_run", sys.argv[1]).load_module()
 run.BUILD = Path(sys.argv[2])
+
+
+def until_begun(results):
+    while b"begun" not in results.console._unfinished.get("one", b""):
+        time.sleep(0.01)
+    results.add("it has begun", True)
+
+
 run.SUITES = {
     "one": run.Suite(run.each(["sh", "-c", "echo begun; sleep 600"]), lane="1"),
-    "two": run.Suite(run.each(["true"]), lane="2"),
+    "two": run.Suite(until_begun, lane="2"),
 }
 sys.argv[1:] = []
 signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
