@@ -170,9 +170,9 @@ def run_suites(
 
     # They end with this process: who interrupts it has interrupted their commands, too, and no next one shall begin.
     threads = [threading.Thread(target=work, args=(names,), daemon=True) for names in lanes.values()]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             while thread.is_alive():
                 thread.join(1)  # not for ever: a signal that comes just before the wait begins does not end it

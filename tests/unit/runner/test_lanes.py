@@ -24,7 +24,7 @@ run.BUILD = Path(sys.argv[2])
 
 
 def until_begun(results):
-    while b"begun" not in results.console._unfinished.get("one", b""):
+    while b"\\nbegun" not in results.console._unfinished.get("one", b""):
         time.sleep(0.01)
     results.add("it has begun", True)
 
