@@ -90,7 +90,7 @@ class Node:
         return text in self.log.read_text()[self._mark :]
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 40) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
