@@ -297,15 +297,15 @@ def test_a_program_without_its_libraries_is_refused_before_it_is_in_use(tmp_path
     done, _unused = install(tmp_path, "try", spdk_prefix=str(tmp_path / "prefix"), spdk_runtime="systemd")
     assert done.returncode == 2
     assert "libone_of_test.so" in done.stdout and "libtwo_of_test.so" in done.stdout
-    assert "cannot run in this machine: these shared libraries are missing: " in done.stdout
-    assert "Add the Debian packages that bring what it needs to spdk_packages" in done.stdout
+    assert "cannot run on the platform: these shared libraries are missing: " in done.stdout
+    assert "Let spdk_packages name the Debian packages" in done.stdout
 
 
 def test_a_program_that_cannot_start_is_refused_with_its_last_words(tmp_path: Path) -> None:
     fake_spdk.program(tmp_path / "prefix" / "bin" / "spdk_tgt", script="echo Wrong processor >&2; exit 4")
     done, _unused = install(tmp_path, "try", spdk_prefix=str(tmp_path / "prefix"), spdk_runtime="systemd")
     assert done.returncode == 2
-    assert "cannot run in this machine: it does not say its version: Wrong processor. Add the Debian" in done.stdout
+    assert "cannot run on the platform: it does not say its version: Wrong processor. Let spdk_packages" in done.stdout
 
 
 RESTART_PLAY = """
@@ -348,7 +348,9 @@ WAIT_PLAY = """
   gather_facts: false
   vars_files: ["{{ role }}/defaults/main.yml", "{{ role }}/vars/main.yml"]
   tasks:
-    - ansible.builtin.assert: {that: spdk_build_wait == item.wait, fail_msg: "{{ item | to_json }}: {{ spdk_build_wait }}"}
+    - ansible.builtin.assert:
+        that: spdk_build_wait == item.wait
+        fail_msg: "{{ item | to_json }}: {{ spdk_build_wait }}"
       vars: {spdk_build_began: "{{ now().timestamp() - item.age }}"}
       loop: [{age: 0, wait: 15}, {age: 200, wait: 15}, {age: 3600, wait: 240}, {age: 7200, wait: 480}]
 """
