@@ -124,7 +124,7 @@ def carries(
     return {
         # Each IPU has a queue for each of its disks and one for administration.
         "connections": disks + len(ipus),
-        "queue_depth": _number(node, own, "storage_target_queue_depth"),
+        "queue_depth": _queue_depth(node, own),
         "subsystems": len(ipus),
         "volumes": disks,
         "malloc_mib": _number(node, own, "storage_target_malloc_mib", malloc),
@@ -177,6 +177,13 @@ def _service(group: str, node: str, groups: Mapping[str, list[str]], hostvars: M
         memory_mib=_number(node, own, "ipu_spdk_memory_mib" if group == "ipus" else "spdk_memory_mib"),
         hugepages=engine != "emulator" and _flag(own, "spdk_hugepages"),
     )
+
+
+def _queue_depth(node: str, own: Mapping[str, Any]) -> int:
+    """The deepest of its transports', which may say their own."""
+    depth = _number(node, own, "storage_target_queue_depth")
+    transports = own.get("storage_target_transports") or [{}]
+    return max(_number(node, transport, "max_queue_depth", depth) for transport in transports)
 
 
 def _host_of(ipu: str, groups: Mapping[str, list[str]], hostvars: Mapping[str, Any]) -> str:

@@ -30,11 +30,14 @@ UUIDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
 class Node:
     """``ipdk_node run`` with an SPDK, as a container starts it."""
 
-    def __init__(self, directory: Path, name: str, declaration: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, directory: Path, name: str, declaration: dict[str, Any] | None = None, hugepages: Path | None = None
+    ) -> None:
         self.socket = str(directory / f"{name}.sock")
         self.declaration = directory / f"{name}.json"
         self.log = directory / f"{name}.log"
         self.vhost = directory
+        self.hugepages = ["--hugepages", str(hugepages)] if hugepages else []
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = 0  # how long the log was at the last start
         if declaration is not None:
@@ -50,7 +53,17 @@ class Node:
         runs = [sys.executable, "-m", "ipdk_node", "run", "--socket", self.socket, "--declaration"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*runs, str(self.declaration), "--", *command, "-r", self.socket, "-S", str(self.vhost)],
+                [
+                    *runs,
+                    str(self.declaration),
+                    *self.hugepages,
+                    "--",
+                    *command,
+                    "-r",
+                    self.socket,
+                    "-S",
+                    str(self.vhost),
+                ],
                 env={**environment, "PYTHONPATH": ":".join(paths)},
                 stdout=log,
                 stderr=log,

@@ -58,6 +58,13 @@ def test_a_target_carries_what_its_variables_say() -> None:
     assert (carries["connections"], carries["queue_depth"], carries["malloc_mib"]) == (11, 256, 1024)
 
 
+def test_the_deepest_transport_counts() -> None:
+    own = {"storage_target_queue_depth": 64, "storage_target_transports": [{"trtype": "TCP"}]}
+    assert platforms.carries("storage_targets", "st1", own, GROUPS, lab())["queue_depth"] == 64
+    own["storage_target_transports"] = [{"trtype": "TCP"}, {"trtype": "RDMA", "max_queue_depth": 256}]
+    assert platforms.carries("storage_targets", "st1", own, GROUPS, lab())["queue_depth"] == 256
+
+
 @pytest.mark.parametrize(
     ("disks", "together"), [(64, 512 + 476 + 1385 + 256 + 1280), (128, 512 + 532 + 1913 + 256 + 1280)]
 )
