@@ -8,6 +8,7 @@ A recording is one line a call: ``method``, ``params``, ``result`` or ``error``,
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
 import signal
@@ -37,7 +38,7 @@ SILENCE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Difference:
-    """One call whose answer is not the recorded one. ``call`` is its line in the recording, from 1."""
+    """One call whose answer is not the recorded one. ``call``: its line in the recording, from 1; answers are JSON."""
 
     family: str
     call: int
@@ -194,15 +195,21 @@ def _replay_calls(family: str, calls: list[dict[str, Any]], nodes: dict[str, Nod
 def _comparable(answer: dict[str, Any], volatile: list[str]) -> str:
     """The order of keys counts: SPDK writes them in one order."""
     for pointer in volatile:
-        *parents, last = pointer.strip("/").split("/")
-        place: Any = answer
-        try:
-            for key in parents:
-                place = place[int(key) if isinstance(place, list) else key]
-            place[int(last) if isinstance(place, list) else last] = "(volatile)"
-        except (KeyError, IndexError, TypeError, ValueError):
-            pass  # the answer has another shape, which the comparison shows
+        # An answer may have another shape, which the comparison shows.
+        with contextlib.suppress(KeyError, IndexError, TypeError, ValueError):
+            put(answer, pointer, "(volatile)")
     return json.dumps(answer)
+
+
+def put(document: Any, pointer: str, value: Any) -> None:
+    """Put a value where a JSON pointer says; the last key of an object may be a new one.
+
+    Raises KeyError, IndexError, TypeError or ValueError where there is no such place.
+    """
+    *parents, last = pointer.strip("/").split("/")
+    for key in parents:
+        document = document[int(key) if isinstance(document, list) else key]
+    document[int(last) if isinstance(document, list) else last] = value
 
 
 def _replay_wire(calls: list[dict[str, Any]], node: Node) -> list[Difference]:

@@ -91,10 +91,10 @@ class Guest:
             self._process = subprocess.Popen([*command, *self._arguments], stdout=log, stderr=log)
         try:
             self._monitor = self._connect(self._monitor_path)
-            self._read_monitor(20)
+            self._read_monitor(60)
             self.qmp("qmp_capabilities")
             self._shell = self._connect(self._shell_path)
-            self._until(b"@@READY\n", 90)
+            self._until(b"@@READY\n", 300)
         except BaseException:
             self.close()
             raise
@@ -113,7 +113,7 @@ class Guest:
             self._process = None
 
     def _connect(self, path: Path) -> socket.socket:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -127,7 +127,7 @@ class Guest:
 
     # The shell
 
-    def sh(self, script: str, timeout: float = 60) -> str:
+    def sh(self, script: str, timeout: float = 180) -> str:
         """Run a script; what it printed, stripped. Raises :class:`CommandFailed` or ``TimeoutError``."""
         token = f"done{next(self._tokens)}"
         self._shell.sendall(f"{token} {base64.b64encode(script.encode()).decode()}\n".encode())
@@ -180,7 +180,7 @@ class Guest:
         line, _unused, self._monitor_buffer = self._monitor_buffer.partition(b"\n")
         return json.loads(line)
 
-    def wait_event(self, name: str, matches: Callable[[dict[str, Any]], bool], timeout: float = 30) -> dict[str, Any]:
+    def wait_event(self, name: str, matches: Callable[[dict[str, Any]], bool], timeout: float = 120) -> dict[str, Any]:
         """The first event of that name whose data ``matches``, past or to come."""
         end = time.monotonic() + timeout
         while True:
@@ -210,7 +210,7 @@ class Guest:
             **properties,
         )
 
-    def unplug(self, *names: str, timeout: float = 60) -> None:
+    def unplug(self, *names: str, timeout: float = 120) -> None:
         """Ask the guest to let go of disks, all at once, and wait until it has."""
         for name in names:
             self.qmp("device_del", id=name)
@@ -227,7 +227,7 @@ class Guest:
         rows = [line.split(";", 2) for line in self.sh(script).splitlines()]
         return {serial.strip(): Disk(name, int(sectors) * 512) for name, sectors, serial in rows}
 
-    def wait_disks(self, matches: Callable[[dict[str, Disk]], bool], timeout: float = 60) -> dict[str, Disk]:
+    def wait_disks(self, matches: Callable[[dict[str, Disk]], bool], timeout: float = 120) -> dict[str, Disk]:
         """Look again until the disks are as wanted."""
         end = time.monotonic() + timeout
         while not matches(disks := self.disks()):

@@ -90,7 +90,7 @@ def target(tmp_path: Path) -> Iterator[tuple[Spdk, int, int]]:
         yield node, port, discovery
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while not (seen := condition()):
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
@@ -120,7 +120,7 @@ def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Sp
     answer = guest.sh(
         f"fio --name=v --filename=/dev/{name} --rw=randrw --bsrange=512-256k --size=32m --io_size=16m --iodepth=16"
         " --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --randseed=1 --output-format=json",
-        timeout=90,
+        timeout=300,
     )
     [job] = json.loads(answer[answer.index("{") :])["jobs"]
     assert job["error"] == 0

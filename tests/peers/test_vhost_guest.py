@@ -108,7 +108,7 @@ def test_resize_while_attached(spdk: Spdk, guest: Guest) -> None:
         assert disk.size == 8 * MIB
         for size in (24, 64):
             assert spdk.call("bdev_null_resize", name="null0", new_size=size) is True
-            guest.wait_disks(lambda disks, size=size: disks["null0"].size == size * MIB, timeout=10)
+            guest.wait_disks(lambda disks, size=size: disks["null0"].size == size * MIB)
     spdk.call("bdev_null_delete", name="null0")
 
 
@@ -138,7 +138,7 @@ def wait_progress(guest: Guest, name: str) -> None:
 
 
 def wait_verified(guest: Guest) -> None:
-    guest.sh("while ! [ -e /tmp/fio.status ]; do usleep 50000; done", timeout=120)
+    guest.sh("while ! [ -e /tmp/fio.status ]; do usleep 50000; done", timeout=300)
     assert guest.sh("cat /tmp/fio.status") == "0", guest.sh("cat /tmp/fio.json")
     job = json.loads(guest.sh("cat /tmp/fio.json"))["jobs"][0]
     assert job["error"] == 0
@@ -221,7 +221,7 @@ def test_sixty_four_disks(spdk: Spdk, guest: Guest) -> None:
         spdk.call("bdev_malloc_create", name=f"vol{number}", num_blocks=2048 + 8 * number, block_size=512)
         spdk.call("vhost_create_blk_controller", ctrlr=f"sma-{number}", dev_name=f"vol{number}")
         guest.plug(f"sma-{number}", spdk.directory / f"sma-{number}", slot=number)
-    disks = guest.wait_disks(lambda disks: len(disks) == 64, timeout=30)
+    disks = guest.wait_disks(lambda disks: len(disks) == 64)
 
     assert {serial: disk.size for serial, disk in disks.items()} == {
         f"vol{number}": (2048 + 8 * number) * 512 for number in range(64)

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,19 @@ class Failure:
     output: str = ""
 
 
-def stream(command: list[str], cwd: Path, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run a command; what it prints appears at once, errors too, in order. Returns the exit status and the output."""
-    process = subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def show(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def stream(
+    command: list[str], cwd: Path, env: Mapping[str, str] | None = None, sink: Callable[[bytes], None] = show
+) -> tuple[int, str]:
+    """Run a command in an environment (None: this process's own). Returns its exit status and output, errors too.
+
+    ``sink`` gets what it prints at once, from another thread.
+    """
+    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     pipe = process.stdout.fileno()
     chunks: list[bytes] = []
@@ -52,8 +60,7 @@ def stream(command: list[str], cwd: Path, env: Mapping[str, str] | None = None) 
     def copy() -> None:
         while chunk := os.read(pipe, 65536):
             chunks.append(chunk)
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            sink(chunk)
 
     sys.stdout.flush()
     reader = threading.Thread(target=copy, daemon=True)

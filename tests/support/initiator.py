@@ -18,7 +18,7 @@ from spdk_emulator.bdev.models import Descriptor, Op
 from spdk_emulator.jsonrpc.server import call
 from spdk_emulator.options import parse
 
-SECONDS = 15.0
+SECONDS = 60.0
 """The longest that anything here may take."""
 NQN = "nqn.2016-06.io.spdk:test"
 

@@ -73,7 +73,7 @@ def test_namespaces_come_grow_and_go_while_connected(target: Callable[..., Targe
             place.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=7)
             await node.until(lambda: node.app.bdevs.find("nn7") is None)
             # Every I/O has ended, one way or the other; the other namespace does not care.
-            await asyncio.wait_for(asyncio.gather(*running), 5)
+            await asyncio.wait_for(asyncio.gather(*running), 60)
             assert await finished(io(disk, Op.READ, 0, bytearray(4096))) == 0
 
     asyncio.run(work())

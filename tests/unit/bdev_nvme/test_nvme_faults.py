@@ -65,7 +65,7 @@ class Load:
         """No further writes; wait for those under way."""
         self._stopping = True
         self._maybe_idle()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await self._idle
 
     async def verify(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FILES = Path(__file__).parents[3] / "roles" / "spdk_emulator" / "files"
-SECONDS = 10.0
+SECONDS = 60.0
 """The longest that anything here may take."""
 
 

@@ -14,7 +14,7 @@ from spdk_emulator.lvol.store import Store
 BLOCK = 512
 CLUSTER = 16 * 1024
 SIZE = 2 * 1024 * 1024
-SECONDS = 10.0
+SECONDS = 60.0
 """The longest that anything here may take."""
 
 

@@ -32,7 +32,7 @@ from spdk_emulator.nvmf.subsystem import Address, Subsystem, SubsystemOptions
 
 NQN = "nqn.2016-06.io.spdk:s1"
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000900"
-PATIENCE = 5
+PATIENCE = 60
 """Seconds for any single answer."""
 
 
@@ -251,4 +251,4 @@ def with_world(test: Callable[[World], Coroutine[Any, Any, None]], **transport: 
         async with World(**transport) as world:
             await test(world)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 300))

@@ -64,7 +64,7 @@ async def attack(world: World, raw: bytes, chance: random.Random) -> None:
             await writer.drain()
             position += size
         writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while await reader.read(65536):
                 pass
     except ConnectionError:

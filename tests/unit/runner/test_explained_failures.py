@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,35 +16,21 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, stream  # noqa: E402 its path first
 
-
-@pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """tests/run as a module, which writes into a directory of the test's."""
-    loader = SourceFileLoader("tests_run", str(ROOT / "tests" / "run"))
-    spec = importlib.util.spec_from_loader("tests_run", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "tests_run", module)  # dataclasses look their module up
-    loader.exec_module(module)
-    monkeypatch.setattr(module, "BUILD", tmp_path)
-    return module
-
-
-def script(tmp_path: Path, name: str, text: str) -> list[str]:
-    path = tmp_path / name
-    path.write_text(text)
-    return ["sh", str(path)]
+Script = Callable[[str, str], list[str]]
 
 
 def test_a_failed_command_is_explained_before_the_table(
-    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    runner: ModuleType,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     noise = "seq -f 'chatter %g' 2000\n"
     fake = "echo 'TASK [Make a thing]'; echo 'fatal: [st1]: FAILED! => no thing' >&2\n"
-    broken = script(tmp_path, "broken", f"{noise}{fake}{noise}exit 3\n")
-    fine = script(tmp_path, "fine", "echo all is well\n")
-    monkeypatch.setattr(runner, "SUITES", {"fake": runner.each(fine, broken)})
-    monkeypatch.setattr(sys, "argv", ["run"])
+    broken = script("broken", f"{noise}{fake}{noise}exit 3\n")
+    fine = script("fine", "echo all is well\n")
+    monkeypatch.setattr(runner, "SUITES", {"fake": runner.Suite(runner.each(fine, broken))})
 
     assert runner.main() == 1
 
@@ -68,8 +53,7 @@ def test_a_failed_case_is_explained_by_its_own_text(
     cases = tmp_path / "test_cases.py"
     cases.write_text("def test_good():\n    pass\n\n\ndef test_bad():\n    assert 'want' == 'have'\n")
     (tmp_path / "junit").mkdir()
-    monkeypatch.setattr(runner, "SUITES", {"fake": runner.pytest("fake", str(cases))})
-    monkeypatch.setattr(sys, "argv", ["run"])
+    monkeypatch.setattr(runner, "SUITES", {"fake": runner.Suite(runner.pytest("fake", str(cases)))})
 
     assert runner.main() == 1
 
@@ -126,10 +110,10 @@ def test_no_line_is_endless_and_no_secret_is_repeated() -> None:
         assert clean(f"key {secret} of st1") == "key [secret] of st1"
 
 
-def test_output_appears_while_the_command_still_runs(tmp_path: Path) -> None:
+def test_output_appears_while_the_command_still_runs(script: Script, tmp_path: Path) -> None:
     """The command waits until somebody has seen its first line, and answers."""
     go = tmp_path / "go"
-    command = script(tmp_path, "slow", f"echo first\nwhile [ ! -e {go} ]; do sleep 0.02; done\necho second\n")
+    command = script("slow", f"echo first\nwhile [ ! -e {go} ]; do sleep 0.02; done\necho second\n")
     program = "import sys, pathlib, support.commands as c; c.stream(sys.argv[1:], pathlib.Path('.'))"
     with subprocess.Popen(
         [sys.executable, "-c", program, *command], cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
@@ -140,10 +124,12 @@ def test_output_appears_while_the_command_still_runs(tmp_path: Path) -> None:
         assert watched.stdout.read() == "second\n"
 
 
-def test_a_process_left_behind_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_left_behind_holds_nothing_up(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("support.commands.DRAIN_SECONDS", 0.2)
     pid_file = tmp_path / "pid"
-    status, output = stream(script(tmp_path, "daemon", f"sleep 600 & echo $! >{pid_file}; echo done\n"), tmp_path)
+    status, output = stream(script("daemon", f"sleep 600 & echo $! >{pid_file}; echo done\n"), tmp_path)
     try:
         assert (status, output) == (0, "done\n")
     finally:

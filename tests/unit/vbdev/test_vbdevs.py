@@ -20,7 +20,7 @@ def run(scenario: Callable[[Initiator], Awaitable[None]]) -> None:
     async def whole() -> None:
         node = Initiator()
         await node.call("bdev_malloc_create", name="m", num_blocks=2048, block_size=512)
-        await asyncio.wait_for(scenario(node), 30)
+        await asyncio.wait_for(scenario(node), 120)
 
     asyncio.run(whole())
 

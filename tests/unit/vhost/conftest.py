@@ -45,7 +45,7 @@ class HeldBdev(MallocBdev):
 
     def wait_held(self, count: int) -> None:
         for _unused in range(count):
-            assert self.arrived.acquire(timeout=10)
+            assert self.arrived.acquire(timeout=60)
 
 
 class Node:
@@ -76,7 +76,7 @@ class Node:
         async def work() -> T:
             return call(*arguments, **named)
 
-        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(60)
 
     def begin(self, coroutine: Any) -> Any:
         """Start a coroutine there; a future of its result."""
@@ -84,9 +84,9 @@ class Node:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Let the loop work until the condition holds, there."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not self.run(condition):
-            assert time.monotonic() < end, "it did not come about within 10 s"
+            assert time.monotonic() < end, "it did not come about within 60 s"
 
     def disk(self, name: str = "sma-0", bdev: str = "st1n1", **named: Any) -> tuple[HeldBdev, BlkController]:
         """A bdev of 1 MiB and its controller."""
@@ -111,9 +111,9 @@ class Node:
     def close(self) -> None:
         for front_end in self.closing:
             front_end.close()
-        self.begin(self.vhost.shutdown()).result(10)
+        self.begin(self.vhost.shutdown()).result(60)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(60)
         self.loop.close()
 
 

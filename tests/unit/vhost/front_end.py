@@ -14,7 +14,7 @@ import struct
 import weakref
 from typing import NamedTuple
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 F_INDIRECT, F_EVENT_IDX, F_PROTOCOL, F_VERSION_1 = 1 << 28, 1 << 29, 1 << 30, 1 << 32
 ALL_PROTOCOL_FEATURES = 0x1229  # MQ, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD
 REGION = 1 << 20

@@ -247,7 +247,7 @@ def test_delete_waits_for_the_front_end(node) -> None:
     assert not deletion.done()
     assert bdev.in_use
     front_end.close()
-    deletion.result(10)
+    deletion.result(60)
     assert not (node.directory / "sma-0").exists()
     assert not bdev.descriptors
     assert node.run(list, node.vhost) == []
@@ -256,7 +256,7 @@ def test_delete_waits_for_the_front_end(node) -> None:
 def test_shutdown_ends_connections(node) -> None:
     node.disk()
     front_end, _unused = node.ring()
-    node.begin(node.vhost.shutdown()).result(10)
+    node.begin(node.vhost.shutdown()).result(60)
     with pytest.raises(Disconnected):
         front_end.receive()
 
@@ -284,7 +284,7 @@ def test_file_descriptors_are_given_back(node) -> None:
         assert ring.do(IN, 0, room=512).status == 0
         front_end.close()
         del node.closing[-1]
-        node.begin(_sessions(node, 1)).result(10)
+        node.begin(_sessions(node, 1)).result(60)
         del front_end, ring
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before

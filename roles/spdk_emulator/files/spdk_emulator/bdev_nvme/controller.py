@@ -205,7 +205,10 @@ class Controller:
         if kato:
             low = Feature.KEEP_ALIVE_TIMER
             kato = await admin.call("Get Features, keep alive timer", Admin.GET_FEATURES, low=low) & 0xFFFFFFFF
-        if not self.is_discovery:
+        if self.is_discovery:
+            # Who it is was asked already; SPDK asks once more before it reads the log.
+            await self._identify(page, Cns.CONTROLLER)
+        else:
             await self._learn_limits()
             await self._set_feature(Feature.NUMBER_OF_QUEUES, 0)
             await self._learn_namespaces()
