@@ -14,9 +14,9 @@ from __future__ import annotations
 import io
 import re
 import statistics
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from xml.etree import ElementTree
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils.measurements import PERCENTILES, Comparison, Job
 
@@ -36,13 +36,15 @@ THIN, THICK, GAP, LEGEND = 16, 26, 10, 28
 """A bar among many and one of few; the space to the next job's bars; the room of a legend."""
 FEW = 150
 """That high are the bars of few jobs together, unless they would be thicker than is good."""
+TEXT, SMALL = 12, 11
 LETTER = 7.2
-LEGEND_LETTERS = 42
+"""A wide letter of ``TEXT``."""
+LONGEST_NAME, LEGEND_LETTERS = 18, 42
+"""In letters: of a job, and of all runs in a legend together."""
 MOST_JOBS = 16
 """That a chart shows; a table has all of them."""
-LONGEST_NAME = 18
-TEXT, SMALL = 12, 11
 DODGE = 0.08
+"""From a run's points to the next run's, where 1 is from one percentile to the next."""
 
 # Colours of light pages, as they stand in the SVG until each becomes the variable of its name.
 INK, MUTED, LINE, SURFACE, BAD = "#0b0b0b", "#52514e", "#d9d8d1", "#fcfcfb", "#c92f2f"
@@ -141,8 +143,8 @@ def fio_bars(
     names, runs = comparison.names[:MOST_JOBS], list(comparison.runs)
     found = {(run, job): value(row) for run in runs for job in names if (row := comparison.job(run, job)) is not None}
     most = max(found.values(), default=0) or 1
-    bar = min(THICK, max(THIN, FEW / (len(names) * len(runs) or 1)))
-    step = len(runs) * bar + GAP
+    thickness = min(THICK, max(THIN, FEW / (len(names) * len(runs) or 1)))
+    step = len(runs) * thickness + GAP
     legend = LEGEND if len(runs) > 1 else 4
     height = len(names) * step + legend + 4
     with drawing(name):
@@ -153,11 +155,11 @@ def fio_bars(
             for row, job in enumerate(names):
                 if (run, job) not in found:
                     continue
-                middle = row * step + GAP / 2 + (series + 0.5) * bar
+                middle = row * step + GAP / 2 + (series + 0.5) * thickness
                 axes.barh(
                     middle,
                     found[run, job],
-                    height=bar - 3,
+                    height=thickness - 3,
                     color=SERIES[series],
                     label=run if row == 0 else None,
                 )

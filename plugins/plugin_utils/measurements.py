@@ -10,6 +10,7 @@ Each error names the variable that a file came with, the file, what was wanted a
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,7 +97,16 @@ def jobs(where: str, data: Any) -> list[Job]:
         raise InvalidReport(
             f"{where}: wanted the list of jobs that playbooks/fio.yml writes (fio_output), got {_kind(data)}"
         )
-    return [_job(f"{where}: [{index}]", row) for index, row in enumerate(data)]
+    found: dict[str, Job] = {}
+    for index, row in enumerate(data):
+        job = _job(f"{where}: [{index}]", row)
+        # Two hosts may have jobs of one name.
+        name, number = job.name, 1
+        while job.name in found:
+            number += 1
+            job.name = f"{name} ({number})"
+        found[job.name] = job
+    return list(found.values())
 
 
 def _job(where: str, row: Any) -> Job:
@@ -213,6 +223,6 @@ def _text(where: str, row: Mapping[str, Any], key: str) -> str:
 
 def _number(where: str, row: Mapping[str, Any], key: str) -> float:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise InvalidReport(f"{where}: {key}: wanted a number, got {value!r}")
     return float(value)

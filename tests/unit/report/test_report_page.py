@@ -178,6 +178,16 @@ def test_a_job_that_one_run_lacks_is_said_to_be_missing() -> None:
     )
 
 
+def test_jobs_of_one_name_on_two_hosts_are_all_shown() -> None:
+    jobs = [job("check", f"st{number}n1", 10.0 * number, (1.0,)) for number in (1, 2, 3)]
+    view = page.view(known(fio=[{"runs": {"": "a"}}], files={"a": json.dumps(jobs)}))
+    assert [(row["job"], row["numbers"][0]) for row in view["fio"][0]["rows"]] == [
+        ("check", "10"),
+        ("check (2)", "20"),
+        ("check (3)", "30"),
+    ]
+
+
 def test_a_failed_job_says_why() -> None:
     jobs = [{**job("check", "st1n1", 10.0, (1.0,)), "verify_errors": 3, "error": "3 blocks were not what was written"}]
     text = page.render(TEMPLATE, known(fio=[{"runs": {"": "a"}}], files={"a": json.dumps(jobs)}))
