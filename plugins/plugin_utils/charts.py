@@ -110,8 +110,10 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     for element in root.iter():
         for key, value in element.attrib.items():
             element.set(key, _in_page(key, value, name))
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
+    # As wide as it was drawn, unless a style sheet says otherwise.
+    for key, size in zip(("width", "height"), figure.get_size_inches() * 72):
+        root.set(key, f"{size:g}")
+    root.attrib.pop("version", None)
     root.set("role", "img")
     root.set("aria-label", alt)
     return ElementTree.tostring(root, encoding="unicode")

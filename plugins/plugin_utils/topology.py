@@ -33,13 +33,13 @@ with suppress(ImportError):
 KINDS = ("storage target", "IPU", "host")
 BOX = (132, 62)
 """Width and height of a node, in CSS pixels."""
-WIDE, NARROW = 900, 360
+WIDE, NARROW = 900, 340
 """Least widths of the picture: left to right, and top to bottom."""
 ROW, SPACE, LAYER = 88, 28, 176
 """From one node to the next in a column; between nodes beside one another; from one layer to the next below it."""
-FIRST_LABEL, LAST_LABEL = 0.25, 0.65
-"""How far from its start a way has its label: those to the first node of a layer, and those to the last one."""
 LONGEST_LABEL = 30
+LETTER, LEADING = 6.6, 14
+"""The room of a letter and of a line of a label."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,16 @@ def picture(name: str, found: Network, wide: bool) -> str:
         axes.set_xlim(0, size[0])
         axes.set_ylim(size[1], 0)
         axes.set_axis_off()
+        taken: list[Box] = []
         for (start, end), disks in found.ways.items():
-            _way(axes, _ends(places[start], places[end], wide), disks)
-            # Where ways cross there is no room for names.
-            names = wide and (found.longest == 1 or start.layer == 1)
-            ends = found.layer(end.layer)
-            part = ends.index(end) / (len(ends) - 1) if len(ends) > 1 and start.layer == 0 else 0.5
-            _label(axes, _ends(places[start], places[end], wide), label(disks, names), part, wide)
+            line = _ends(places[start], places[end], wide)
+            _way(axes, line, disks)
+            crossed = found.longest > 1 and start.layer == 0
+            lines = label(disks, wide and not crossed)
+            if not wide:
+                lines = [part for text in lines for part in text.replace(" converged", "\nconverged").split("\n")]
+            # Not in the middle where ways cross, for whose would it be?
+            _label(axes, line, lines, 34 if crossed else 50, taken)
         for node, detail in found.nodes.items():
             _box(axes, node, detail, places[node])
         return to_svg(figure, name, f"Topology: {in_words(found)}")
@@ -175,6 +178,8 @@ def _place(
 
 
 Line = tuple[tuple[float, float], tuple[float, float]]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 def _ends(start: tuple[float, float], end: tuple[float, float], wide: bool) -> Line:
@@ -196,21 +201,31 @@ def _way(axes: Any, line: Line, disks: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _label(axes: Any, line: Line, lines: Sequence[str], part: float, wide: bool) -> None:
-    if not lines:
-        return
-    at = FIRST_LABEL + part * (LAST_LABEL - FIRST_LABEL) if part != 0.5 else 0.5
-    axes.text(
-        *(begin + at * (end - begin) for begin, end in zip(*line)),
-        "\n".join(lines) if wide else "\n".join(lines).replace("not converged", "not\nconverged"),
-        ha="center",
-        va="center",
-        size=SMALL,
-        color=INK,
-        linespacing=1.15,
-        zorder=2,
-        bbox={"facecolor": SURFACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"},
-    )
+def _label(axes: Any, line: Line, lines: Sequence[str], wanted: int, taken: list[Box]) -> None:
+    """Write on a line, ``wanted`` percent of it from its start or as near as there is room; not at all without room."""
+    width, height = LETTER * max(map(len, lines), default=0) + 6, LEADING * len(lines)
+    for step in sorted(range(10, 91, 4), key=lambda step: (abs(step - wanted), -step)):
+        x, y = (begin + step / 100 * (end - begin) for begin, end in zip(*line))
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        if lines and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            axes.text(
+                x,
+                y,
+                "\n".join(lines),
+                ha="center",
+                va="center",
+                size=SMALL,
+                color=INK,
+                linespacing=1.15,
+                zorder=2,
+                bbox={"facecolor": SURFACE, "edgecolor": "none", "boxstyle": "round,pad=0.2"},
+            )
+            return
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _box(axes: Any, node: Node, detail: str, middle: tuple[float, float]) -> None:

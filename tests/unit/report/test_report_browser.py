@@ -13,7 +13,23 @@ from typing import Any
 
 import pytest
 import yaml
-from samples import BENCH, DEMO, DIRECT, DISKS, DRIFT, QOS_AFTER, QOS_BEFORE, QOS_LIMITED, UNLISTED, VIRTUAL
+from ansible_collections.ipdk.storage.plugins.plugin_utils import page
+from samples import (
+    BENCH,
+    DEMO,
+    DIRECT,
+    DISKS,
+    DRIFT,
+    QOS_AFTER,
+    QOS_BEFORE,
+    QOS_LIMITED,
+    TEMPLATE,
+    UNLISTED,
+    VIRTUAL,
+    disk,
+    job,
+    known,
+)
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from support.emulator import Emulator
@@ -173,10 +189,34 @@ def test_it_can_be_read(width: int, scheme: str, report: Path, browser: Browser)
         assert contrast(colour, surface) >= 4.5, colour
 
 
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three storage targets and four IPUs, with disks on every way between them, and fio on 64 disks."""
+    nodes = {
+        "targets": {f"st{number}": {"address": f"198.18.0.{number}", "port": 4420} for number in range(3)},
+        "ipus": {f"ipu{number}": {"max_disks": 64} for number in range(4)},
+        "hosts": {f"host{number}": {"ipu": f"ipu{number}", "access": "ssh"} for number in range(4)},
+    }
+    disks = [
+        disk(f"vol{number:02d}", f"st{number % 3}", f"ipu{number % 4}", f"host{number % 4}", 1 + number, number)
+        for number in range(48)
+    ]
+    jobs = [job(f"vol{number:02d}", f"st1n{number}", 1000.0 + number, (1, 2, 3, 4, 5)) for number in range(64)]
+    runs = {"a": "a", "something with a long name": "a", "c": "a", "d": "a"}
+    path = tmp_path_factory.mktemp("crowded") / "report.html"
+    given = known(nodes=nodes, disks=disks, unlisted=[], fio=[{"runs": runs}], files={"a": json.dumps(jobs)})
+    path.write_text(page.render(TEMPLATE, given), encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_text_of_a_picture_is_on_another(width: int, report: Path, browser: Browser) -> None:
-    browser.open(report, width, "light")
+@pytest.mark.parametrize("which", ["report", "crowded"])
+def test_no_text_of_a_picture_is_on_another(
+    which: str, width: int, request: pytest.FixtureRequest, browser: Browser
+) -> None:
+    assert browser.open(request.getfixturevalue(which), width, "light") == []
     texts = browser.ask(TEXTS)
+    assert len(texts) > 60
     for index, one in enumerate(texts):
         for other in texts[index + 1 :]:
             assert not overlap(one["box"], other["box"]), (one, other)
