@@ -138,7 +138,7 @@ def _all_variables(options: Mapping[str, Any]) -> Variables:
 
 def _target_variables(options: Mapping[str, Any]) -> Variables:
     # With engine spdk: nvmf_tgt has no iSCSI, whose poller keeps a core busy even in interrupt mode.
-    variables: Variables = {"spdk_program": "nvmf_tgt"}
+    variables: Variables = {"spdk_program": ["nvmf_tgt", "spdk_tgt"]}
     if options["storage_target_malloc_mib"] is not None:
         variables["storage_target_malloc_mib"] = options["storage_target_malloc_mib"]
     return variables
