@@ -9,9 +9,11 @@ PYTHON := $(VENV)/bin/python
 PLAYBOOK := $(VENV)/bin/ansible-playbook
 COLLECTIONS := build/collections
 INVENTORY ?= inventories/simulation
-# A tree of SPDK with build/bin/spdk_tgt: real SPDK instead of the emulator.
+# A tree of SPDK with build/bin/spdk_tgt: real SPDK instead of the emulator. Without either, the inventory says which engine.
 override SPDK_PREFIX := $(abspath $(SPDK_PREFIX))
-ENGINE ?= $(if $(SPDK_PREFIX),spdk,emulator)
+override ENGINE := $(or $(ENGINE),$(if $(SPDK_PREFIX),spdk))
+VARIABLES := $(if $(ENGINE),--extra-vars "ipdk_engine=$(ENGINE)") \
+  $(if $(SPDK_PREFIX),--extra-vars "spdk_prefix='$(SPDK_PREFIX)'")
 # When make began: the demo reports how long the set-up took.
 STARTED := $(shell date +%s.%N)
 
@@ -25,7 +27,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: prefix setup ## Deploy a lab, attach 64 disks (DISKS=128: 128), run verified I/O, show the result
-	@$(PYTHON) scripts/demo --inventory $(INVENTORY) --engine $(ENGINE) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED) $(if $(DISKS),--disks $(DISKS))
+	@$(PYTHON) scripts/demo --inventory $(INVENTORY) $(if $(ENGINE),--engine $(ENGINE)) --spdk-prefix "$(SPDK_PREFIX)" --started $(STARTED) $(if $(DISKS),--disks $(DISKS))
 
 .PHONY: test
 test: setup setup-test ## Pass all tests (SUITES="unit sanity" for some of them)
@@ -41,10 +43,10 @@ bench: prefix setup setup-test ## Measure; writes build/bench.json (with SPDK_PR
 	@$(PYTHON) tests/bench/run $(if $(SPDK_PREFIX),--spdk-prefix "$(SPDK_PREFIX)")
 
 .PHONY: lab disks
-lab: setup ## Deploy the lab and leave it running
-	@$(PLAYBOOK) -i $(INVENTORY) playbooks/lab.yml playbooks/deploy.yml
-disks: setup ## Converge the virtual disks of the inventory
-	@$(PLAYBOOK) -i $(INVENTORY) playbooks/disks.yml
+lab: prefix setup ## Deploy the lab and leave it running
+	@$(PLAYBOOK) -i $(INVENTORY) $(VARIABLES) playbooks/lab.yml playbooks/deploy.yml
+disks: prefix setup ## Converge the virtual disks of the inventory
+	@$(PLAYBOOK) -i $(INVENTORY) $(VARIABLES) playbooks/disks.yml
 
 .PHONY: clean-lab
 clean-lab: setup ## Remove every container, network, volume and process of the lab, and nothing else

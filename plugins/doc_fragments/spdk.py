@@ -31,6 +31,9 @@ attributes:
   diff_mode:
     support: full
     description: Returns the declared objects before and after.
+  idempotent:
+    support: full
+    description: A second run with the same options changes nothing.
 """
 
     # Of modules that only look.
@@ -42,4 +45,7 @@ attributes:
   diff_mode:
     support: N/A
     description: Has nothing to compare.
+  idempotent:
+    support: full
+    description: Changes nothing in any mode.
 """

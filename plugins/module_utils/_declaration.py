@@ -5,7 +5,7 @@
 """A node's declaration: all that its SPDK shall have, in one document.
 
     {"version": 1, "node": "st1", "transports": [...], "bdevs": [...], "subsystems": [...], "controllers": [...],
-     "vhost_blk": [...]}
+     "qos": [...], "vhost_blk": [...]}
 
 An item is what the module of its family takes, without ``state``. The module ``spdk_target`` applies a declaration, and
 ``ipdk_node restore`` applies the one that a node keeps whenever its SPDK has started; both with what is here. Keys are
@@ -26,6 +26,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Clien
 from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import CONTROLLER, Controllers
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import SUBSYSTEM, Subsystems
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_transports import TRANSPORT, Transports
+from ansible_collections.ipdk.storage.plugins.module_utils._qos import BDEV_QOS, BdevLimits
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Family, Outcome, Refused, reconcile
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import Item
 from ansible_collections.ipdk.storage.plugins.module_utils._vhost_controllers import VHOST_BLK, VhostControllers
@@ -52,6 +53,7 @@ SECTIONS = (
     Section("bdevs", "name", BDEV, Bdevs.normalise, Bdevs),
     Section("subsystems", "nqn", SUBSYSTEM, Subsystems.normalise, Subsystems),
     Section("controllers", "name", CONTROLLER, Controllers.normalise, Controllers),
+    Section("qos", "name", BDEV_QOS, BdevLimits.normalise, BdevLimits),
     Section("vhost_blk", "name", VHOST_BLK, VhostControllers.normalise, VhostControllers),
 )
 _HEAD = ("version", "node")

@@ -13,6 +13,7 @@ import re
 import stat
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,17 +21,32 @@ from ansible_collections.ipdk.storage.plugins.module_utils._sysfs import Sysfs
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OPTION = re.compile(r"[a-z][a-z0-9_]*")
-OWN_OPTIONS = ("filename", "name", "rw", "readwrite", "output", "directory", "include", "exec_prerun", "exec_postrun")
-"""What the free options may not say: it is said elsewhere, or would run something else."""
+OWN_OPTIONS = (
+    *("filename", "name", "rw", "readwrite", "output", "directory", "include", "exec_prerun", "exec_postrun"),
+    *("opendir", "read_iolog", "replay_redirect"),
+)
+"""What the free options may not say: it is said elsewhere, would run something else, or would write somewhere else."""
 
 PLAIN = ("bs", "iodepth", "ioengine", "size", "offset", "io_size", "runtime", "rwmixread", "verify")
 PERCENTILES = {"50.000000": "p50", "95.000000": "p95", "99.000000": "p99", "99.900000": "p99_9", "99.990000": "p99_99"}
 MESSAGES = 2000
 """How many characters of what fio said go into a failure's message, counted from its end."""
+DONE = "done"
+"""The file in fio's own directory to which each job that comes to its end adds its name, as a line."""
+END_SECONDS = 10
+"""How long fio may take to end when it is told to: it waits for what is under way and writes its numbers."""
+KILL_SECONDS = 5
 
 
 class FioError(Exception):
-    """fio cannot or must not be run with these jobs, or did not do them. The message names the job."""
+    """fio cannot or must not be run with these jobs, or did not do them. The message names the job.
+
+    ``jobs``: where fio ran, what is known of each job, as :func:`results` has it.
+    """
+
+    def __init__(self, message: str, jobs: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.jobs = list(jobs)
 
 
 def writes(job: Mapping[str, Any]) -> bool:
@@ -58,9 +74,9 @@ def resolve(
         for key, value in (job.get("options") or {}).items():
             if not OPTION.fullmatch(str(key)) or key in OWN_OPTIONS:
                 raise FioError(f"{where}: {key!r} may not be given in options")
-            _one_line(where, key, value)
+            _one_value(where, key, value)
         for key in PLAIN:
-            _one_line(where, key, job.get(key))
+            _one_value(where, key, job.get(key))
         path, disk = _find(job, where, disks, sysfs)
         if writes(job):
             _may_write(job, where, path, disk, allowed, force, sysfs)
@@ -68,9 +84,12 @@ def resolve(
     return resolved
 
 
-def _one_line(where: str, key: str, value: Any) -> None:
+def _one_value(where: str, key: str, value: Any) -> None:
+    """In a job file a line break begins another option, and a ``#`` or ``;`` ends the value: another file, perhaps."""
     if value is not None and re.search(r"[\r\n]", str(value)):
         raise FioError(f"{where}: {key} has a line break: {value!r}")
+    if value is not None and re.search("[#;]", str(value)):
+        raise FioError(f"{where}: {key} has a '#' or ';', where fio's job file ends a value: {value!r}")
 
 
 def _find(
@@ -85,7 +104,7 @@ def _find(
             raise FioError(f"{where}: {count} the serial {job['serial']!r}; there are: {have or 'none'}")
         return found[0]["path"], found[0]
     path = job["filename"]
-    _one_line(where, "filename", path)
+    _one_value(where, "filename", path)
     if not os.path.isabs(path):
         raise FioError(f"{where}: filename: wanted an absolute path, got {path!r}")
     real = os.path.realpath(sysfs.path(path.lstrip("/")))
@@ -150,6 +169,8 @@ def job_file(jobs: Sequence[Mapping[str, Any]], sequential: bool) -> str:
         lines += [f"{key}={_text(value)}" for key, value in (job.get("options") or {}).items()]
         if sequential:
             lines.append("stonewall=1")
+        # fio redirects what stands last on the line, and cuts it at a semicolon.
+        lines.append(f"exec_postrun=echo {job['name']} >> {DONE} && :")
     return "\n".join(lines) + "\n"
 
 
@@ -160,48 +181,106 @@ def _text(value: Any) -> str:
 def run(jobs: Sequence[Mapping[str, Any]], sequential: bool, timeout: float, fio: str = "fio") -> list[dict[str, Any]]:
     """One fio process for all jobs. Returns :func:`results`; raises FioError where fio itself did not work."""
     with tempfile.TemporaryDirectory(prefix="ipdk-fio-") as directory:
-        jobs_path = os.path.join(directory, "jobs.fio")
-        output_path = os.path.join(directory, "output.json")
-        with open(jobs_path, "w", encoding="utf-8") as file:
-            file.write(job_file(jobs, sequential))
-        command = [fio, "--output-format=json", f"--output={output_path}", jobs_path]
+        process = _start(directory, job_file(jobs, sequential), fio)
+        late = ""
+        done: Counter[str] = Counter()
         try:
-            # In its own directory, since fio leaves state files where it is.
-            process = subprocess.run(
-                command,
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            done.update(_read(directory, DONE).split())
+            late = f"fio was not done after {timeout:g} s and {_end(process)}"
+        except BaseException:
+            process.kill()  # nobody waits for it any more, and it must not go on writing
+            raise
+        output = _output(directory)
+        messages = _read(directory, "messages").strip()[-MESSAGES:]
+    rows = results(jobs, output or {"jobs": []}, messages if output else "")
+    if late:
+        for job, row in zip(jobs, rows):
+            if done[job["name"]] < _clones(job):
+                row["error"] = "; ".join([*filter(None, [row["error"]]), f"it was not done after {timeout:g} s"])
+        raise FioError("; ".join(filter(None, [late, messages, complaints(rows)])), rows)
+    if output is None:
+        raise FioError(f"fio ended with status {process.returncode} and without numbers: {messages}", rows)
+    return rows
+
+
+def complaints(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What went wrong, of all jobs, in one line; empty if nothing did."""
+    return "; ".join(f"job {row['name']!r}: {row['error']}" for row in rows if row["error"])
+
+
+def _clones(job: Mapping[str, Any]) -> int:
+    """How many of a job fio runs, and so how often its name is added to the file of those that are done."""
+    number = str((job.get("options") or {}).get("numjobs", 1))
+    return int(number) if number.isdigit() else 1
+
+
+def _start(directory: str, text: str, fio: str) -> subprocess.Popen[bytes]:
+    with open(os.path.join(directory, "jobs.fio"), "w", encoding="utf-8") as file:
+        file.write(text)
+    # In its own directory, since fio leaves state files where it is. Its words go to a file, which needs no reader.
+    with open(os.path.join(directory, "messages"), "wb") as messages:
+        try:
+            return subprocess.Popen(
+                [fio, "--output-format=json", "--output=output.json", "jobs.fio"],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=messages,
                 stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=False,
-                text=True,
-                errors="replace",
             )
         except FileNotFoundError:
             raise FioError(f"there is no program {fio} on this host: install fio") from None
-        except subprocess.TimeoutExpired as error:
-            said = (error.stdout or b"")[-MESSAGES:]
-            raise FioError(f"fio was not done after {timeout:g} s and was ended: {said!r}") from None
-        messages = process.stdout.strip()[-MESSAGES:]
+
+
+def _end(process: subprocess.Popen[bytes]) -> str:
+    """End fio, if possible so that it still writes its numbers. Returns what has become of it."""
+    for stop, seconds, fate in (
+        (process.terminate, END_SECONDS, "was ended"),
+        (process.kill, KILL_SECONDS, f"was killed, for it did not end itself within {END_SECONDS} s"),
+    ):
+        stop()
         try:
-            with open(output_path, encoding="utf-8") as file:
-                text = file.read()
-            # Some warnings come before the JSON, in the same file.
-            output = json.loads(text[text.index("{\n") :])
-        except (OSError, ValueError):
-            raise FioError(f"fio ended with status {process.returncode} and without numbers: {messages}") from None
-    return results(jobs, output, messages)
+            process.wait(seconds)
+            return fate
+        except subprocess.TimeoutExpired:
+            continue
+    return f"cannot be ended: process {process.pid} hangs in the kernel, usually for a disk that does not answer"
+
+
+def _read(directory: str, name: str) -> str:
+    """A file that fio left, or nothing where it left none."""
+    try:
+        with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _output(directory: str) -> Mapping[str, Any] | None:
+    """fio's JSON, if it is whole."""
+    text = _read(directory, "output.json")
+    try:
+        # Some warnings come before the JSON, in the same file.
+        return json.loads(text[text.index("{\n") :])
+    except ValueError:
+        return None
 
 
 def results(jobs: Sequence[Mapping[str, Any]], output: Mapping[str, Any], messages: str) -> list[dict[str, Any]]:
-    """fio's JSON → one dictionary a job, in the jobs' order; ``error`` is null for a job that did what it had to."""
+    """fio's JSON → one dictionary a job, in the jobs' order; ``error`` is null for a job that did what it had to.
+
+    A job of which fio says nothing has no numbers, only its name, disk, filename and an error.
+    """
     rows = {row["jobname"]: row for row in output["jobs"]}
     found = []
     for job in jobs:
+        which = {"name": job["name"], "disk": job["disk"], "filename": job["path"]}
         row = rows.get(job["name"])
         if row is None:
-            raise FioError(f"job {job['name']!r}: fio returned no numbers for it: {messages}")
+            error = "fio returned no numbers for it" + (f": {messages}" if messages else "")
+            found.append({**which, "error": error})
+            continue
         total = _side(row["mixed"])
         verify_errors = row.get("total_err", 1) if row["error"] == errno.EILSEQ else 0
         error = None
@@ -214,9 +293,7 @@ def results(jobs: Sequence[Mapping[str, Any]], output: Mapping[str, Any], messag
             error = f"no I/O was done on {job['disk']}"
         found.append(
             {
-                "name": job["name"],
-                "disk": job["disk"],
-                "filename": job["path"],
+                **which,
                 **total,
                 "read": _side(row["read"]),
                 "write": _side(row["write"]),

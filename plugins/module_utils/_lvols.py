@@ -289,44 +289,53 @@ class Lvols:
             view = after.get(item["name"])
             if view is None:
                 continue
-            now = there.get(item["name"], {"name": item["name"], "uuid": None, "free": view.get("capacity")})
-            volumes = {volume["name"]: volume for volume in now.get("lvols", ())}
+            nothing = {"uuid": None, "free": view.get("capacity"), "lvols": []}
+            now = there.get(item["name"], nothing)
             capacity = view.get("capacity", now.get("capacity"))
-            promised = {name: volume["promised"] for name, volume in volumes.items()}
-            for wish in item["lvols"]:
-                name = wish["name"]
-                planned = view["lvols"].get(name)
-                if planned is None:
-                    promised.pop(name, None)
-                    continue
-                promised[name] = max(planned["size"], promised.get(name, 0))
-                real = volumes.get(name, {})
+            volumes, free = {volume["name"]: volume for volume in now["lvols"]}, now["free"]
+            if check_mode:
+                volumes, free = _foreseen(item, view["lvols"], volumes, free)
+            for volume in (volumes[wish["name"]] for wish in item["lvols"] if wish["name"] in volumes):
+                alias = f"{item['name']}/{volume['name']}"
+                shown = given(volume, "name", "size", "thin", "allocated")
                 lvols.append(
-                    {
-                        "name": name,
-                        "store": item["name"],
-                        "alias": f"{item['name']}/{name}",
-                        "bdev": real.get("uuid"),
-                        "uuid": real.get("uuid"),
-                        "size": planned["size"],
-                        "thin": planned["thin"],
-                        "allocated": real.get("allocated"),
-                    }
+                    {**shown, "store": item["name"], "alias": alias, "bdev": volume["uuid"], "uuid": volume["uuid"]}
                 )
-            if not check_mode:
-                promised = {name: volume["promised"] for name, volume in volumes.items()}
+            promised = sum(volume["promised"] for volume in volumes.values())
             stores.append(
                 {
                     **given(view, "base_bdev", "cluster_size"),
                     "name": item["name"],
                     "uuid": now["uuid"],
                     "capacity": capacity,
-                    "free": now["free"],
-                    "promised": sum(promised.values()),
-                    "overcommit_ratio": round(sum(promised.values()) / capacity, 3) if capacity else None,
+                    "free": free,
+                    "promised": promised,
+                    "overcommit_ratio": round(promised / capacity, 3) if capacity else None,
                 }
             )
         return {"stores": stores, "lvols": lvols}
+
+
+def _foreseen(
+    item: Item, planned: Mapping[str, Item], volumes: Mapping[str, Item], free: int | None
+) -> tuple[dict[str, Item], int | None]:
+    """A store's volumes by name and its free bytes (None: not known), once ``planned`` is what is there."""
+    foreseen = dict(volumes)
+    for name in (wish["name"] for wish in item["lvols"]):
+        there, after = volumes.get(name), planned.get(name)
+        took = there["allocated"] if there else 0
+        takes = 0
+        if after is None:
+            foreseen.pop(name, None)
+        else:
+            grows = after["size"] - (there["size"] if there else 0)
+            # A thick volume takes all of its clusters at once, a thin one none before they are written.
+            takes = took if after["thin"] else took + grows
+            promised = after["size"] if there is None or grows else there["promised"]
+            made = {"name": name, "uuid": None} if there is None else there
+            foreseen[name] = {**made, **given(after, "size", "thin"), "allocated": takes, "promised": promised}
+        free = None if free is None else free + took - takes
+    return foreseen, free
 
 
 def describe(current: Mapping[str, Any]) -> list[Item]:

@@ -106,7 +106,9 @@ class Transports:
                     (f"{name} of transports", TRANSPORT_OPTIONS[name]) for name in options if TRANSPORT_OPTIONS[name]
                 ]
                 call = ("nvmf_create_transport", {"trtype": trtype, **options})
-                plan.changes.append(Change("create", "transport", trtype, (trtype,), options, (call,)))
+                hint = "usually this SPDK was built without RDMA, or the machine has no RDMA device"
+                hint = hint if trtype == "RDMA" else ""
+                plan.changes.append(Change("create", "transport", trtype, (trtype,), options, (call,), hint=hint))
             else:
                 # What SPDK does not report (io_unit_size, for one, in 26.05) cannot be compared.
                 for name, value in options.items():

@@ -4,8 +4,8 @@
 
 """What the families share. A family says of one kind of object how it is identified, read, made, changed and removed.
 
-They are in ``_bdevs.py``, ``_lvols.py``, ``_nvmf_transports.py``, ``_nvmf_subsystems.py``, ``_nvme_controllers.py`` and
-``_vhost_controllers.py``; ``_declaration.py`` puts them in order.
+They are in ``_bdevs.py``, ``_lvols.py``, ``_nvmf_transports.py``, ``_nvmf_subsystems.py``, ``_nvme_controllers.py``,
+``_qos.py`` and ``_vhost_controllers.py``; ``_declaration.py`` puts them in order.
 
 ``normalise`` of a family checks a module's list and raises Refused with every problem that it finds, before anything is
 sent; ``plan`` works with what it returns. Facts about methods and parameters, and since which release they are there,
@@ -44,11 +44,16 @@ def converge(
     module's result; ``failed`` and ``msg`` are in it when something went wrong. Errors are data: nothing is raised.
     ``afterwards`` looks at what has become of it, through the same connection, and adds to the result.
     """
+    more: dict[str, Any] = {}
+    unseen = ""
     try:
         items = wanted()
         with Client(connection["rpc_socket"], connection["rpc_timeout"]) as client:
             outcome = reconcile(family, items, client, check_mode)
-            more = afterwards(client, outcome, items) if afterwards else {}
+            try:
+                more = afterwards(client, outcome, items) if afterwards else {}
+            except Error as error:
+                unseen = f"what is there now could not be read: {error}"
     except Refused as refused:
         return {"failed": True, "changed": False, "msg": f"Nothing was changed. {refused}"}
     except (Error, ValueError) as error:
@@ -56,8 +61,8 @@ def converge(
     result = {**outcome.result(), **more}
     if outcome.notes:
         result["warnings"] = outcome.notes
-    if outcome.failed:
-        result.update(failed=True, msg=outcome.summary())
+    if outcome.failed or unseen:
+        result.update(failed=True, msg="; ".join(filter(None, [outcome.summary(), unseen])))
     return result
 
 

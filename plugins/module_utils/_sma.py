@@ -21,7 +21,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Conne
 SERVICE = "sma.StorageManagementAgent"
 METHODS = ("CreateDevice", "DeleteDevice", "AttachVolume", "DetachVolume", "SetQos", "GetQosCapabilities")
 
-_QOS_FIELDS = ("rd_iops", "wr_iops", "rw_iops", "rd_bandwidth", "wr_bandwidth", "rw_bandwidth")
+QOS_FIELDS = ("rd_iops", "wr_iops", "rw_iops", "rd_bandwidth", "wr_bandwidth", "rw_bandwidth")
 _FUNCTION = ((1, "physical_id", "uint32"), (2, "virtual_id", "uint32"))
 
 #: file: (package, files it imports, messages, enums). A field is (number, name, type[, oneof]); a type with a dot in
@@ -94,14 +94,14 @@ INTERFACE: dict[
                 (3, "maximum", ".sma.QosLimit"),
             ),
             "SetQosResponse": (),
-            "QosLimit": tuple((number, name, "uint64") for number, name in enumerate(_QOS_FIELDS, 1)),
+            "QosLimit": tuple((number, name, "uint64") for number, name in enumerate(QOS_FIELDS, 1)),
             "GetQosCapabilitiesRequest": ((1, "device_type", ".sma.DeviceType"),),
             "GetQosCapabilitiesResponse": (
                 (1, "max_device_caps", ".sma.GetQosCapabilitiesResponse.QosCapabilities"),
                 (2, "max_volume_caps", ".sma.GetQosCapabilitiesResponse.QosCapabilities"),
             ),
             "GetQosCapabilitiesResponse.QosCapabilities": tuple(
-                (number, name, "bool") for number, name in enumerate(_QOS_FIELDS, 1)
+                (number, name, "bool") for number, name in enumerate(QOS_FIELDS, 1)
             ),
         },
         {
@@ -313,8 +313,8 @@ class Client:
         """Which limits virtio-blk devices take: ``{"device": [...], "volume": [...]}``, names as in SetQos."""
         answer = self.call("GetQosCapabilities", {"device_type": "DEVICE_TYPE_VIRTIO_BLK"})
         return {
-            "device": [name for name in _QOS_FIELDS if getattr(answer.max_device_caps, name)],
-            "volume": [name for name in _QOS_FIELDS if getattr(answer.max_volume_caps, name)],
+            "device": [name for name in QOS_FIELDS if getattr(answer.max_device_caps, name)],
+            "volume": [name for name in QOS_FIELDS if getattr(answer.max_volume_caps, name)],
         }
 
     def wait_ready(self, seconds: float) -> None:

@@ -83,7 +83,11 @@ def read_state(spdk: Any) -> State:
     for answer in answers:
         if isinstance(answer, Error):
             raise answer
-    controllers, bdevs = answers
+    return state_of(*answers)
+
+
+def state_of(controllers: Sequence[Any], bdevs: Sequence[Any]) -> State:
+    """The state out of the answers of ``vhost_get_controllers`` and ``bdev_get_bdevs``."""
     by_name = {bdev["name"]: bdev for bdev in bdevs}
     devices = {}
     for controller in controllers:
@@ -263,23 +267,28 @@ def normalise(items: Sequence[Mapping[str, Any]], slots: int) -> list[Item]:
 
 def _item(item: Mapping[str, Any], where: str, slots: int, problems: list[str]) -> Item:
     state = item.get("state") or "present"
-    physical_id = check_range(item.get("physical_id"), 0, slots - 1, f"{where}.physical_id", problems)
+    physical_id = check_device(item, where, slots - 1, problems)
     volume = check_uuid(item.get("volume"), f"{where}.volume", problems)
-    if item.get("handle") is not None:
-        match = HANDLE.fullmatch(item["handle"])
-        if match is None:
-            problems.append(
-                f"{where}.handle: {item['handle']!r} is no handle of a virtio-blk device (virtio_blk:sma-<n>)"
-            )
-        elif physical_id not in (None, int(match[1])):
-            problems.append(f"{where}: {item['handle']} is not the device of physical_id {physical_id}")
-        else:
-            physical_id = check_range(int(match[1]), 0, slots - 1, f"{where}.handle", problems)
     if state == "present" and item.get("volume") is None:
         problems.append(f"{where}: a device that shall be present needs its volume")
     if state == "absent" and physical_id is None and item.get("volume") is None and item.get("handle") is None:
         problems.append(f"{where}: say which device shall be absent: handle, physical_id or volume")
     return {"physical_id": physical_id, "volume": volume, "state": state}
+
+
+def check_device(item: Mapping[str, Any], where: str, last: int, problems: list[str]) -> int | None:
+    """The physical id of the device that an item names by ``physical_id`` or ``handle``; None where it names none."""
+    physical_id = check_range(item.get("physical_id"), 0, last, f"{where}.physical_id", problems)
+    if item.get("handle") is None:
+        return physical_id
+    match = HANDLE.fullmatch(item["handle"])
+    if match is None:
+        problems.append(f"{where}.handle: {item['handle']!r} is no handle of a virtio-blk device (virtio_blk:sma-<n>)")
+    elif physical_id not in (None, int(match[1])):
+        problems.append(f"{where}: {item['handle']} is not the device of physical_id {physical_id}")
+    else:
+        physical_id = check_range(int(match[1]), 0, last, f"{where}.handle", problems)
+    return physical_id
 
 
 def converge(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -321,8 +330,10 @@ def _devices(wanted: Sequence[Item], family: Devices, outcome: Any) -> list[dict
     devices = []
     for item, slot in zip(wanted, family.placed):
         handle = None if slot is None else handle_of(slot)
-        there = handle in outcome.after
-        volume = outcome.after.get(handle, outcome.before.get(handle, item))["volume"]
+        seen = outcome.after.get(handle)
+        # Another device may still be in the slot that this one was to get.
+        there = seen is not None and (item["state"] == "absent" or seen["volume"] == item["volume"])
+        volume = item["volume"] or (seen or outcome.before.get(handle) or item)["volume"]
         bdev = family.state.bdevs.get(volume) if volume else None
         devices.append(
             {

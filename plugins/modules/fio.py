@@ -23,6 +23,9 @@ attributes:
   diff_mode:
     support: none
     description: What is on a disk is not compared.
+  idempotent:
+    support: none
+    description: Each run does the I/O again.
 options:
   jobs:
     description: The jobs. They run at the same time unless O(sequential).
@@ -97,7 +100,8 @@ options:
     type: bool
     default: false
   timeout:
-    description: How many seconds fio may take; then it is ended and the module fails.
+    description:
+      - How many seconds fio may take. Then it is ended and the module fails, with what each job has done so far.
     type: float
     default: 600.0
 """
@@ -119,8 +123,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 jobs:
-  description: What was measured, job by job. In check mode only C(name), C(disk) and C(filename).
-  returned: when fio returned numbers, or in check mode
+  description:
+    - What was measured, job by job. In check mode only C(name), C(disk) and C(filename).
+    - Of a job of which fio, when it failed or was ended, returned no numbers, only these and C(error).
+  returned: when fio ran, or in check mode
   type: list
   elements: dict
   contains:
@@ -162,9 +168,11 @@ jobs:
       type: str
 job_file:
   description: What fio was told.
-  returned: when the jobs are valid
+  returned: when fio ran, or in check mode
   type: str
 """
+
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ipdk.storage.plugins.module_utils import _fio
@@ -211,6 +219,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = module.params
+    result: dict[str, Any] = {}
     try:
         jobs = _fio.resolve(wanted["jobs"], wanted["allow_write"], wanted["force"], Sysfs())
         result = {
@@ -222,10 +231,11 @@ def main() -> None:
             module.exit_json(jobs=found, **result)
         measured = _fio.run(jobs, wanted["sequential"], wanted["timeout"])
     except _fio.FioError as error:
-        module.fail_json(msg=str(error))
-    wrong = [f"job {job['name']!r}: {job['error']}" for job in measured if job["error"]]
+        known = {**result, "jobs": error.jobs} if error.jobs else {}
+        module.fail_json(msg=str(error), **known)
+    wrong = _fio.complaints(measured)
     if wrong:
-        module.fail_json(msg="; ".join(wrong), jobs=measured, **result)
+        module.fail_json(msg=wrong, jobs=measured, **result)
     module.exit_json(jobs=measured, **result)
 
 

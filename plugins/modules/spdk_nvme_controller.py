@@ -152,7 +152,9 @@ outcome:
       type: list
       elements: dict
 bdevs:
-  description: The bdevs of the controllers in the list, and those of O(wait_for_bdevs), as they are at the end.
+  description:
+    - The bdevs of the controllers in the list, and those of O(wait_for_bdevs), as they are at the end.
+    - In check mode those that are there already.
   returned: when SPDK answered
   type: list
   elements: dict

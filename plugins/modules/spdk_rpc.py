@@ -28,6 +28,9 @@ attributes:
   diff_mode:
     support: none
     description: It does not know what a call changes.
+  idempotent:
+    support: none
+    description: It does not know what is there already, and makes the calls again in each run.
 options:
   method:
     description: Name of the method, for a single call.

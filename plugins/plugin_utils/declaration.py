@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, VERSION
+from ansible_collections.ipdk.storage.plugins.module_utils._qos import UNLIMITED, shown_all
 from ansible_collections.ipdk.storage.plugins.plugin_utils import items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import Disk, bdev_name, subsystem_nqn
 
@@ -41,7 +42,7 @@ def edits(
         result = results[disk.name]
         if result["converged"]:
             going += _forget(disk, kept, nodes)
-            coming += _remember(disk, result, nodes)
+            coming += _remember(disk, result, nodes, kept)
     return [edit for edit in going + coming if edit["node"] in kept]
 
 
@@ -64,12 +65,16 @@ def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str,
                 for controller in (kept.get(ipu) or {}).get("vhost_blk", [])
                 if controller["bdev"] in serials
             ]
+        if disk.state == "absent" or ipu != disk.ipu:
+            gone += [_edit(disk.name, ipu, "qos", bdev_name(disk.target, nsid)) for nsid in nsids]
     if disk.state == "absent" and not disk.store:
         gone.append(_edit(disk.name, disk.target, "bdevs", disk.name))
     return gone
 
 
-def _remember(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list[Edit]:
+def _remember(
+    disk: Disk, result: dict[str, Any], nodes: dict[str, Any], kept: dict[str, dict[str, Any] | None]
+) -> list[Edit]:
     """What the declarations have to say of this disk."""
     come = []
     if disk.state != "absent" and result["volume"]:
@@ -85,7 +90,17 @@ def _remember(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list
     if disk.state == "attached":
         controller = {"name": f"sma-{result['physical_id']}", "bdev": result["serial"]}
         come.append(_edit(disk.name, disk.ipu, "vhost_blk", controller["name"], controller))
+        if disk.qos:
+            come.append(_limits(disk, result["serial"], kept.get(disk.ipu)))
     return come
+
+
+def _limits(disk: Disk, bdev: str, document: dict[str, Any] | None) -> Edit:
+    """A limit that was lifted is not said: a bdev starts without any."""
+    there = next((each for each in (document or {}).get("qos", []) if each["name"] == bdev), {})
+    limits = {**there, "name": bdev, **shown_all(disk.qos)}
+    limits = {name: limit for name, limit in limits.items() if limit != UNLIMITED}
+    return _edit(disk.name, disk.ipu, "qos", bdev, limits if len(limits) > 1 else None)
 
 
 def changed(

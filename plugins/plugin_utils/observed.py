@@ -20,6 +20,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
+from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    Disk,
+    bdev_name,
+    subsystem_nqn,
+    volume_uuid,
+)
 
 
 @dataclass
@@ -94,6 +101,69 @@ class Ipu:
 
     def physical_id(self, bdev: str) -> int | None:
         return next((physical_id for physical_id, behind in sorted(self.devices.items()) if behind == bdev), None)
+
+
+class Sides:
+    """The three sides as far as they have answered, and what the inventory declares of them (``nodes``).
+
+    ``hosts``: a host's disks by serial; ``ipu_host``: the host behind an IPU; ``kept``: the declarations that nodes
+    keep; ``stores``: the lvol stores that targets declare; ``volumes``: by target, the bdevs that are volumes of ours →
+    the names of their virtual disks.
+    """
+
+    def __init__(self, nodes: dict[str, Any], observed: dict[str, Any]) -> None:
+        self.nodes = nodes
+        self.targets = {name: Target.of(observed[name]) for name in nodes["targets"] if observed.get(name)}
+        self.ipus = {name: Ipu.of(observed[name]) for name in nodes["ipus"] if observed.get(name)}
+        self.hosts = {
+            name: {disk["serial"]: disk for disk in observed[name]["disks"] if disk.get("serial")}
+            for name in nodes["hosts"]
+            if observed.get(name)
+        }
+        self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
+        self.kept = {
+            node: answer["declaration"] for node, answer in observed.items() if answer and "declaration" in answer
+        }
+        self.stores: dict[str, dict[str, Store]] = {
+            name: parse(declared.get("lvol_stores") or [], declared.get("volumes_dir"))[0]
+            for name, declared in nodes["targets"].items()
+        }
+        self.volumes = {target: self._volumes(target) for target in self.targets}
+
+    def _volumes(self, target: str) -> dict[str, str]:
+        state = self.targets[target]
+        ours = {bdev["name"]: name for name, bdev in state.bdevs.items() if bdev["uuid"] == volume_uuid(name, target)}
+        for store in self.stores[target]:
+            for volume in state.lvol_stores.get(store, {}).get("lvols", []):
+                ours[volume["uuid"]] = volume["name"]
+        return ours
+
+    def may_look(self, host: str) -> bool:
+        """May somebody log in at this host?"""
+        return bool(self.nodes["hosts"][host].get("access", "ssh") == "ssh")
+
+    def places(self, disk: Disk) -> list[tuple[str, int]]:
+        """Where the disk's volume is a namespace: pairs of NQN and NSID."""
+        state = self.targets[disk.target]
+        # A logical volume's bdev has a UUID as its name.
+        return state.places(str(state.bdevs.get(disk.bdev, {"name": disk.bdev})["name"]))
+
+    def volume_names(self, ipu: str) -> dict[str, str]:
+        """The IPU's bdev names → the names of the volumes behind them: of virtual disks, or just those of bdevs."""
+        return {
+            bdev_name(target, namespace["nsid"]): self.volumes[target].get(
+                namespace["bdev_name"], namespace["bdev_name"]
+            )
+            for target, state in self.targets.items()
+            for namespace in state.subsystems.get(subsystem_nqn(target, ipu), {}).get("namespaces", [])
+        }
+
+    def behind(self, ipu: str, slot: int) -> str:
+        """What the device in a slot is, in the operator's words."""
+        bdev = self.ipus[ipu].devices.get(slot)
+        if bdev is None:
+            return f"sma-{slot}, whose bdev is gone" if slot in self.ipus[ipu].devices else "another disk of this list"
+        return self.volume_names(ipu).get(bdev, f"bdev {bdev}")
 
 
 def disk_uses(disk: dict[str, Any]) -> list[str]:

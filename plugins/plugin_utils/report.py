@@ -20,9 +20,9 @@ def plan_text(
     warnings: list[str],
 ) -> list[str]:
     """The plan for a human: one line for all steps of one kind on one node, so that 64 disks stay readable."""
-    grow = f"{summary['grow']} to grow, " if summary["grow"] else ""
+    in_place = "".join(f"{summary[action]} to {action}, " for action in ("grow", "limit") if summary[action])
     lines = [
-        f"{summary['attach']} to attach, {grow}{summary['detach']} to detach, {summary['destroy']} to destroy, "
+        f"{summary['attach']} to attach, {in_place}{summary['detach']} to detach, {summary['destroy']} to destroy, "
         f"{summary['unchanged']} unchanged, {summary['not_converged']} not converged"
     ]
     groups: dict[tuple[str, str, str, str], list[str]] = {}
@@ -52,16 +52,22 @@ def _some(names: list[str], limit: int = 6) -> str:
 
 
 def report(
-    planned: dict[str, Any], seen: dict[str, Any], failures: dict[str, list[str]] | None = None
+    planned: dict[str, Any],
+    seen: dict[str, Any],
+    failures: dict[str, list[str]] | None = None,
+    limited: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The disks of a plan as they are afterwards.
 
     ``seen``: host_disk_info's ``disks`` by host (null or left out: nobody looked). ``failures``: by node, what went
-    wrong there. Each disk gets ``visible`` (null: unknown), ``device`` (``/dev/vdb``), ``by_id`` and ``pci_address``. A
-    disk that its host sees or misses against its state, or that had to be changed on a node with failures where nobody
-    can look, is not converged.
+    wrong there. ``limited``: by IPU, what sma_qos returned.
+
+    Each disk gets ``visible`` (null: unknown), ``device`` (``/dev/vdb``), ``by_id`` and ``pci_address``. A disk that
+    its host sees or misses against its state, that had to be changed on a node with failures where nobody can look, or
+    whose limits were not set, is not converged.
     """
     failures = failures or {}
+    unlimited = _unlimited(planned, limited or {})
     reported = []
     for disk in planned["disks"]:
         host = seen.get(disk["host"])
@@ -82,5 +88,22 @@ def report(
                 after.update(converged=False, reason="; ".join([f"{disk['host']} {state}", *failed]))
             elif failed and disk["action"] != "none" and visible is None:
                 after.update(converged=False, reason="; ".join(failed))
+            elif disk["name"] in unlimited:
+                after.update(converged=False, reason=unlimited[disk["name"]])
         reported.append(after)
     return reported
+
+
+def _unlimited(planned: dict[str, Any], limited: dict[str, Any]) -> dict[str, str]:
+    """The disks whose limits could not be set → why."""
+    reasons = {}
+    for disk in planned["disks"]:
+        answer = limited.get(disk["ipu"]) or {}
+        stepped = any(step["stage"] == "limits" and step["disk"] == disk["name"] for step in planned["steps"])
+        if stepped and answer.get("failed"):
+            outcome = answer.get("outcome")
+            said = [each for key in ("failed", "not_tried") for each in (outcome or {}).get(key, [])]
+            mine = [each["reason"] for each in said if each["name"] == disk["handle"]]
+            if mine or outcome is None:
+                reasons[disk["name"]] = f"{disk['ipu']} did not set its limits: {(mine or [answer.get('msg')])[0]}"
+    return reasons

@@ -11,7 +11,15 @@ from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
 
-STAGES = ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach")
+STAGES = ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach", "limits")
+
+
+class Refused(Exception):
+    """There are no steps that bring a disk to its state; ``node`` is where the reason lies."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 @dataclass
@@ -41,9 +49,9 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Steps → module arguments, by node.
 
     Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev), ``lvols``
-    (for spdk_lvol),
-    ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach`` (for sma_device),
-    ``controllers`` (for spdk_nvme_controller). Host: ``absent`` and ``present`` (serials, for host_disk_info).
+    (for spdk_lvol), ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach``
+    (for sma_device), ``limits`` (for sma_qos), ``controllers`` (for spdk_nvme_controller). Host: ``absent`` and
+    ``present`` (serials, for host_disk_info).
     """
     rendered: dict[str, dict[str, Any]] = {}
 

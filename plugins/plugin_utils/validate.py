@@ -6,7 +6,7 @@
 
 Shapes
 
-``disks``: what the operator wrote, a list of dictionaries with the keys of ``ITEM_KEYS``.
+``disks``: what the operator wrote, a list of dictionaries with the keys of ``item_checks.ITEM_KEYS``.
 
 ``nodes``: what the inventory declares::
 
@@ -24,35 +24,12 @@ every item), ``purge`` (null, or ``detach``: what becomes of disks of ours that 
 
 from __future__ import annotations
 
-import difflib
-import re
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import Item, is_int, listed, type_name
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
-from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
-    BACKINGS,
-    MAX_NAMESPACES,
-    SERIAL_LENGTH,
-    STATES,
-    UNITS,
-    Disk,
-)
-
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,30}")
-NODE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DIRECTORY_PATTERN = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9_.-]*)+")
-SIZE_PATTERN = re.compile(r"([0-9]+) ?(B|KiB|MiB|GiB|TiB)?")
-
-INTERFACES = ("virtio-blk",)
-BLOCK_SIZES = (512, 4096)
-ACCESS = ("ssh", "none")
-
-ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state")
-BACKING_KEYS = ("type", "block_size", "directory", "store", "thin")
-
-TARGET_NAME_LENGTH = 14
-"""Leaves room for ``n`` and five digits of a namespace id in the serial."""
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import MAX_NAMESPACES, STATES, Disk
 
 
 class InvalidDisks(ValueError):
@@ -71,11 +48,11 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     """
     options = options or {}
     if not isinstance(disks, list):
-        raise InvalidDisks([f"virtual_disks: wanted a list of disks, got {_type_name(disks)}."])
+        raise InvalidDisks([f"virtual_disks: wanted a list of disks, got {type_name(disks)}."])
     errors: list[str] = []
     override = options.get("state")
     if override is not None and override not in STATES:
-        errors.append(f"virtual_disks_state: wanted one of {_listed(STATES)}, got {override!r}.")
+        errors.append(f"virtual_disks_state: wanted one of {listed(STATES)}, got {override!r}.")
         override = None
     if options.get("purge") not in (None, "", "detach"):
         errors.append(f"ipdk_purge: wanted detach, or nothing, got {options['purge']!r}.")
@@ -86,7 +63,7 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     valid = [
         disk
         for index, item in enumerate(disks)
-        for disk in [_Item(index, item, nodes, stores, override, errors).disk()]
+        for disk in [Item(index, item, nodes, stores, override, errors).disk()]
         if disk is not None
     ]
     if options.get("safe_mode", True):
@@ -109,258 +86,6 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     return valid
 
 
-class _Item:
-    """The checks of one item; every mistake goes to ``errors``, naming the item by index and name."""
-
-    def __init__(
-        self,
-        index: int,
-        item: Any,
-        nodes: dict[str, Any],
-        stores: dict[str, dict[str, Store]],
-        override: str | None,
-        errors: list[str],
-    ) -> None:
-        self.item = item
-        self.nodes = nodes
-        self.stores = stores
-        self.override = override
-        self.errors = errors
-        name = item.get("name") if isinstance(item, dict) else None
-        self.where = f"virtual_disks[{index}]" + (f" ({name!r})" if name is not None else "")
-        self.ok = True
-
-    def wrong(self, message: str) -> None:
-        self.ok = False
-        self.errors.append(f"{self.where}: {message}")
-
-    def disk(self) -> Disk | None:
-        if not isinstance(self.item, dict):
-            self.wrong(f"wanted a dictionary with name, size and backing, got {_type_name(self.item)}.")
-            return None
-        self._unknown_keys(self.item, ITEM_KEYS, "key")
-        name = self._name()
-        backing, block_size, directory = self._backing()
-        size = self._size(block_size)
-        target = self._target()
-        host, ipu = self._host()
-        physical_id = self._physical_id(ipu)
-        interface = self._choice(self.item, "interface", INTERFACES, "virtio-blk")
-        if self.item.get("interface") == "nvme":
-            self.errors.pop()
-            self.wrong(
-                "interface nvme is not supported yet: the IPU shows virtio-blk disks only. Use interface: virtio-blk."
-            )
-        state = self._choice(self.item, "state", STATES, "attached")
-        if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
-            return None
-        store, thin = self._store(target, size) if backing == "lvol" else (None, False)
-        if backing == "lvol" and store is None:
-            return None
-        filename = None
-        if backing == "aio":
-            directory = directory or self.nodes["targets"][target].get("volumes_dir")
-            if not directory:
-                self.wrong(f"backing aio wants a directory on {target}: set backing.directory.")
-                return None
-            filename = f"{directory}/{name}.img"
-        state = self.override or state
-        block_size = 0 if backing == "lvol" else block_size  # that of its store
-        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin)
-
-    def _store(self, target: str, size: int) -> tuple[str | None, bool]:
-        """The lvol store of a disk, and whether the disk is thin."""
-        backing = self.item["backing"]
-        known = self.stores[target]
-        name = backing.get("store")
-        if name is None and len(known) == 1:
-            name = next(iter(known))
-        if not isinstance(name, str) or name not in known:
-            got = "nothing" if name is None else repr(name)
-            close = difflib.get_close_matches(str(name), list(known), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            self.wrong(
-                f"backing.store: wanted an lvol store of {target} (storage_target_lvol_stores: "
-                f"{_listed(known) or 'empty'}), got {got}.{hint}"
-            )
-            return None, False
-        thin = backing.get("thin", False)
-        if not isinstance(thin, bool):
-            self.wrong(f"backing.thin: wanted true or false, got {thin!r}.")
-            return None, False
-        cluster = known[name].cluster_size
-        if size % cluster:
-            lower = size - size % cluster
-            self.wrong(
-                f"size: {size} bytes is no multiple of the cluster size of lvol store {name} ({human(cluster)}); "
-                f"the nearest are {lower} and {lower + cluster}."
-            )
-            return None, False
-        return name, thin
-
-    def _unknown_keys(self, given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
-        for key in given:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                self.wrong(f"unknown {what} {key!r}.{hint} Known: {_listed(known)}.")
-
-    def _choice(self, given: dict[str, Any], key: str, choices: tuple[str, ...], default: str | None) -> str | None:
-        value = given.get(key, default)
-        if value is None:
-            self.wrong(f"{key} is missing: wanted one of {_listed(choices)}.")
-            return None
-        if not isinstance(value, str) or value not in choices:
-            self.wrong(f"{key}: wanted one of {_listed(choices)}, got {value!r}.")
-            return None
-        return value
-
-    def _name(self) -> str | None:
-        name = self.item.get("name")
-        if name is None:
-            self.wrong("name is missing: wanted a unique name, such as vol00.")
-        elif not isinstance(name, str):
-            self.wrong(f"name: wanted a string, got {_type_name(name)}.")
-        elif not NAME_PATTERN.fullmatch(name) or ".." in name:
-            self.wrong(
-                "name: wanted 1 to 31 characters of a-z, 0-9, '_', '.', '-', the first a letter or digit, without '..' "
-                f"(it becomes a bdev and maybe a file), got {name!r}."
-            )
-        else:
-            return name
-        return None
-
-    def _backing(self) -> tuple[str | None, int, str | None]:
-        backing = self.item.get("backing")
-        if not isinstance(backing, dict):
-            got = "nothing" if backing is None else _type_name(backing)
-            self.wrong(f"backing: wanted a dictionary such as {{type: malloc, block_size: 512}}, got {got}.")
-            return None, 512, None
-        self._unknown_keys(backing, BACKING_KEYS, "key in backing:")
-        kind = self._choice(backing, "type", tuple(BACKINGS), None)
-        block_size = backing.get("block_size", 512)
-        if not _is_int(block_size) or block_size not in BLOCK_SIZES:
-            self.wrong(f"backing.block_size: wanted {_listed(BLOCK_SIZES)} (bytes), got {block_size!r}.")
-            block_size = 512
-        if kind == "lvol" and "block_size" in backing:
-            self.wrong("backing.block_size is for malloc, aio and null; an lvol has that of its store: leave it out.")
-        self._only_lvol(backing, kind)
-        directory = backing.get("directory")
-        if directory is not None:
-            if kind != "aio":
-                self.wrong(f"backing.directory is for type aio, not for {kind}: leave it out.")
-            elif not isinstance(directory, str) or not DIRECTORY_PATTERN.fullmatch(directory):
-                self.wrong(f"backing.directory: wanted an absolute path without '..' or spaces, got {directory!r}.")
-        return kind, block_size, directory
-
-    def _only_lvol(self, backing: dict[str, Any], kind: str | None) -> None:
-        for key in ("store", "thin"):
-            if key in backing and kind not in (None, "lvol"):
-                self.wrong(f"backing.{key} is for type lvol, not for {kind}: leave it out.")
-
-    def _size(self, block_size: int) -> int | None:
-        given = self.item.get("size")
-        match = SIZE_PATTERN.fullmatch(given) if isinstance(given, str) else None
-        if _is_int(given):
-            size = given
-        elif match:
-            size = int(match[1]) * UNITS[match[2]]
-        else:
-            got = "nothing" if given is None else repr(given)
-            self.wrong(f"size: wanted bytes, or a number with KiB, MiB, GiB or TiB (64MiB), got {got}.")
-            return None
-        if size <= 0:
-            self.wrong(f"size: wanted more than 0 bytes, got {given!r}.")
-        elif size % block_size:
-            lower = size - size % block_size
-            self.wrong(
-                f"size: {size} bytes is no multiple of the block size {block_size}; "
-                f"the nearest are {lower} and {lower + block_size}."
-            )
-        else:
-            return size
-        return None
-
-    def _target(self) -> str | None:
-        name = self._node("target", "targets", "storage_targets", "storage target")
-        if name is None:
-            return None
-        declared = self.nodes["targets"][name]
-        if len(name) > TARGET_NAME_LENGTH or not NODE_PATTERN.fullmatch(name):
-            self.wrong(
-                f"target {name!r}: the disk's serial is '<target>n<namespace>' and has {SERIAL_LENGTH} characters, so "
-                f"the name wants at most {TARGET_NAME_LENGTH} of letters, digits, '.', '_', '-', but has {len(name)}. "
-                "Rename it in the inventory."
-            )
-            return None
-        if not declared.get("address"):
-            self.wrong(
-                f"target {name!r} has no storage_target_address in the inventory: set the address it listens on."
-            )
-            return None
-        return name
-
-    def _host(self) -> tuple[str | None, str | None]:
-        name = self._node("host", "hosts", "ipu_hosts", "host")
-        if name is None:
-            return None, None
-        declared = self.nodes["hosts"][name]
-        ipus = self.nodes.get("ipus") or {}
-        ipu = declared.get("ipu")
-        if not ipu:
-            self.wrong(f"host {name!r} has no IPU: set host_ipu to one of {_listed(ipus) or 'the group ipus'}.")
-            return name, None
-        if ipu not in ipus:
-            self.wrong(
-                f"host {name!r}: host_ipu is {ipu!r}, which is not in the group ipus ({_listed(ipus) or 'empty'})."
-            )
-            return name, None
-        if not NODE_PATTERN.fullmatch(ipu):
-            self.wrong(f"IPU {ipu!r}: the name becomes part of an NQN; use letters, digits, '.', '_', '-'.")
-            return name, None
-        sharing = [other for other, other_declared in self.nodes["hosts"].items() if other_declared.get("ipu") == ipu]
-        if len(sharing) > 1:
-            self.wrong(f"IPU {ipu!r} stands behind several hosts ({_listed(sharing)}); its disks can have one only.")
-            return name, None
-        if declared.get("access", "ssh") not in ACCESS:
-            self.wrong(f"host {name!r}: ipdk_host_access: wanted one of {_listed(ACCESS)}, got {declared['access']!r}.")
-            return name, None
-        return name, ipu
-
-    def _node(self, key: str, kind: str, group: str, what: str) -> str | None:
-        known = self.nodes.get(kind) or {}
-        name = self.item.get(key)
-        if name is None:
-            if len(known) == 1:
-                return next(iter(known))
-            problem = f"there are {len(known)} ({_listed(known)})" if known else f"the group {group} is empty"
-            self.wrong(f"{key} may be left out only where there is exactly one {what}; {problem}.")
-            return None
-        if not isinstance(name, str):
-            self.wrong(f"{key}: wanted the name of a {what}, got {_type_name(name)}.")
-            return None
-        if name not in known:
-            close = difflib.get_close_matches(name, list(known), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            self.wrong(f"{key}: {name!r} is not in the group {group} ({_listed(known) or 'empty'}).{hint}")
-            return None
-        return name
-
-    def _physical_id(self, ipu: str | None) -> int | None:
-        value = self.item.get("physical_id")
-        if value is None:
-            return None
-        if not _is_int(value):
-            self.wrong(f"physical_id: wanted a whole number, got {_type_name(value)} {value!r}.")
-            return None
-        if ipu is not None:
-            slots = self.nodes["ipus"][ipu]["max_disks"]
-            if value < 0 or (slots is not None and value >= slots):
-                self.wrong(f"physical_id: {ipu} has slots 0 to {slots - 1} (ipu_max_virtual_disks), got {value}.")
-                return None
-        return value
-
-
 def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -> list[str]:
     errors: list[str] = []
     names: dict[str, int] = {}
@@ -377,7 +102,7 @@ def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -
         physical_id = item.get("physical_id")
         host = item.get("host", next(iter(hosts)) if len(hosts) == 1 else None)
         ipu = hosts[host].get("ipu") if isinstance(host, str) and host in hosts else None
-        if not _is_int(physical_id) or ipu is None or (override or item.get("state")) == "absent":
+        if not is_int(physical_id) or ipu is None or (override or item.get("state")) == "absent":
             continue
         first = slots.setdefault((ipu, physical_id), index)
         if first != index:
@@ -439,25 +164,3 @@ def _overcommitted(disks: list[Disk], stores: dict[str, dict[str, Store]]) -> li
                     "Make them smaller, fewer or thin."
                 )
     return errors
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _type_name(value: Any) -> str:
-    for kind, name in (
-        (bool, "a boolean"),
-        (str, "a string"),
-        (int, "a number"),
-        (float, "a number with a fraction"),
-        (dict, "a dictionary"),
-        (list, "a list"),
-    ):
-        if isinstance(value, kind):
-            return name
-    return "nothing" if value is None else type(value).__name__
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(str(name) for name in names)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import uuid as uuid_module
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 STATES = ("attached", "detached", "absent")
@@ -37,6 +37,8 @@ class Disk:
     store: str | None = None
     """The lvol store, and whether its clusters are taken only when they are written; of backing lvol."""
     thin: bool = False
+    qos: dict[str, int] = field(default_factory=dict)
+    """The limits that the item names, see ``_qos.py``; the others keep what they are."""
 
     @property
     def bdev(self) -> str:

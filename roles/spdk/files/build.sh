@@ -1,7 +1,10 @@
 #!/bin/sh
-# Build SPDK in $WORK from $TREE, or from $URL at $TAG (which has to be $COMMIT). One build of a kind at a time: who comes
-# later waits and finds the work done. What it does goes to $WORK.log, the phase to $WORK.phase; status.sh reads both.
-#   DONE         the file whose existence means that nothing is left to do
+# Build SPDK in $WORK from $TREE, or from $URL at $TAG (which has to be $COMMIT), and install it as $DIRECTORY/$NAME. One
+# build of a kind at a time, from its first file to its last: who comes later waits and finds the work done. What it does
+# goes to $WORK.log, the phase to $WORK.phase; status.sh reads both.
+#   INSTALL      the text of install.sh
+#   PROGRAMS     what is installed: names, separated by blanks
+#   KEEP         not empty: the tree that was built stays
 #   SUBMODULES   lines "<path> <url> <commit>": submodules that come from elsewhere; a commit may be left out. One whose URL
 #                is - is not fetched at all
 #   OPTIONS      of configure, one a line
@@ -9,20 +12,16 @@
 set -eu
 # The Python modules that the build needs are the distribution's; so is the interpreter that finds them.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
-mkdir -p "$(dirname "$WORK")"
-exec 9>"$WORK.lock"
-flock 9
-if [ -f "$DONE" ] || [ -f "$WORK/built" ]; then exit 0; fi
-exec >"$WORK.log" 2>&1
-phase() { echo "$1" >"$WORK.phase"; echo "== $1"; }
-trap '[ $? = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"' EXIT
 
-phase fetch
-rm -rf "$WORK"
-mkdir -p "$WORK"
-if [ -n "$TREE" ]; then
-    tar -C "$TREE" --exclude=./.git --exclude=./build -cf - . | tar -C "$WORK" -xf -
-else
+phase() { echo "== $1"; echo "$1" >"$WORK.phase"; }
+
+fetch() {
+    rm -rf "$WORK"
+    mkdir -p "$WORK"
+    if [ -n "$TREE" ]; then
+        tar -C "$TREE" --exclude=./.git --exclude=./build -cf - . | tar -C "$WORK" -xf -
+        return
+    fi
     cd "$WORK"
     git init -q .
     # Submodules may be at paths, too: an offline mirror. Depth 1 is no use there.
@@ -48,23 +47,46 @@ else
     done
     git -c protocol.file.allow=always submodule update --init --depth 1 \
         || git -c protocol.file.allow=always submodule update --init
-fi
+}
 
-cd "$WORK"
-phase configure
-set -f
-old=$IFS
-IFS='
+configure() {
+    cd "$WORK"
+    set -f
+    old=$IFS
+    IFS='
 '
-# shellcheck disable=SC2086  # one option a line
-set -- $OPTIONS
-IFS=$old
-export CC
-./configure "--target-arch=$ARCH" "$@"
-find lib module app dpdk/lib dpdk/drivers -name '*.c' 2>/dev/null | wc -l >"$WORK.objects" || true
+    # shellcheck disable=SC2086  # one option a line
+    set -- $OPTIONS
+    IFS=$old
+    export CC
+    ./configure "--target-arch=$ARCH" "$@"
+    find lib module app dpdk/lib dpdk/drivers -name '*.c' 2>/dev/null | wc -l >"$WORK.objects" || true
+}
 
-phase compile
-[ "$JOBS" -gt 0 ] || JOBS=$(nproc)
-make -j"$JOBS"
+mkdir -p "$(dirname "$WORK")"
+exec 9>>"$WORK.lock"
+flock 9
+if [ -f "$DIRECTORY/$NAME/VERSION" ]; then
+    echo built >"$WORK.phase"
+    exit 0
+fi
+touch "$WORK.lock"
+exec >"$WORK.log" 2>&1
+trap '[ $? = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"' EXIT
+
+if [ ! -f "$WORK/built" ]; then
+    phase fetch
+    fetch
+    phase configure
+    configure
+    phase compile
+    [ "$JOBS" -gt 0 ] || JOBS=$(nproc)
+    make -j"$JOBS"
+    touch "$WORK/built"
+fi
+# Here and not later: nobody may find a tree that is just being removed.
+phase install
+sh -c "$INSTALL" install make "$DIRECTORY" "$NAME" "$PROGRAMS" "$WORK/build/lib:$WORK/dpdk/build/lib" "$WORK/build/bin"
 phase built
-touch "$WORK/built"
+cd /
+[ -n "$KEEP" ] || rm -rf "$WORK" "$WORK.objects"

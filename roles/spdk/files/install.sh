@@ -8,11 +8,12 @@
 #
 # MODE       make, or name: say how it is called and make nothing
 # NAME       how the installation is called; empty: by version and digest of what is in it
-# PROGRAMS   names, separated by blanks
+# PROGRAMS   names, separated by blanks; of several with | between them the first that is there
 # LIBRARIES  where shared libraries are searched beside the usual places, separated by colons
 # PLACE      directories that may have the programs; the first that has one counts
 #
-# Prints "<version> <path> <made|there>". Ends with status 3 and one line on stderr where something is missing.
+# Prints "<version> <path> <made|missing|there> <program>…". Ends with status 3 and one line on stderr where something is
+# missing that it needs.
 set -eu
 mode=$1 directory=$2 name=$3 programs=$4 libraries=$5
 shift 5
@@ -21,12 +22,14 @@ refuse() { echo "$*" >&2; exit 3; }
 
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
-for program in $programs; do
+for wanted in $programs; do
     found=
-    for place in "$@"; do
-        [ -f "$place/$program" ] && [ -x "$place/$program" ] && found=$place/$program && break
+    for program in $(echo "$wanted" | tr '|' ' '); do
+        for place in "$@"; do
+            [ -f "$place/$program" ] && [ -x "$place/$program" ] && found=$place/$program && break 2
+        done
     done
-    [ -n "$found" ] || refuse "no program $program in $*"
+    [ -n "$found" ] || refuse "no program $(echo "$wanted" | sed 's/|/ or /g') in $*"
     echo "$found" >>"$stage/programs"
     # Debian's packages bring what is in /lib and /usr/lib; the rest goes along. A script has no libraries.
     LD_LIBRARY_PATH=$libraries ldd "$found" 2>/dev/null | awk '$2 == "=>" && $3 ~ "^/" && $3 !~ "^(/usr)?/lib" { print $3 }' \
@@ -40,8 +43,9 @@ version=$(cat "$stage/programs" "$stage/libraries" | tr '\n' '\0' \
 [ -n "$name" ] || name=$version-$(cat "$stage/programs" "$stage/libraries" | tr '\n' '\0' | xargs -0 sha256sum \
     | awk -F / '{ print $1 $NF }' | awk '{ print $1, $2 }' | sort | sha256sum | cut -c 1-8)
 path=$directory/$name
-if [ -f "$path/VERSION" ]; then echo "$version $path there"; exit 0; fi
-if [ "$mode" = name ]; then echo "$version $path made"; exit 0; fi
+say() { echo "$version $path $1 $(sed 's,.*/,,' "$stage/programs" | tr '\n' ' ')"; }
+if [ -f "$path/VERSION" ]; then say there; exit 0; fi
+if [ "$mode" = name ]; then say missing; exit 0; fi
 
 mkdir -p "$directory"
 new=$(mktemp -d "$directory/.new.XXXXXX")
@@ -69,4 +73,4 @@ chmod 0755 "$new"/bin/*
 echo "$version" >"$new/VERSION"
 # Another node of this machine may have been faster.
 mv -T "$new" "$path" 2>/dev/null || [ -f "$path/VERSION" ] || refuse "cannot make $path"
-echo "$version $path made"
+say made

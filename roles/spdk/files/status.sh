@@ -9,6 +9,10 @@ while [ "$looks" -gt 0 ]; do
     sleep 0.2
     looks=$((looks - 1))
 done
+if [ "$now" = built ]; then
+    echo "built; $(tail -n 1 "$work.log" 2>/dev/null | cut -c 1-100)"
+    exit 0
+fi
 objects=$(find "$work" -name '*.o' 2>/dev/null | wc -l)
 all=$(cat "$work.objects" 2>/dev/null || echo 0)
 # The sources of what was not configured are counted, too: a bound, not a promise.

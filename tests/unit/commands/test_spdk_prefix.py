@@ -1,4 +1,4 @@
-"""What is said of an SPDK_PREFIX with nothing built in it: one error, before anything is installed or started."""
+"""SPDK_PREFIX and ENGINE: they arrive; where nothing is built, one error before anything is installed or started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def refused(*command: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("target", ["demo", "test-spdk", "bench"])
+@pytest.mark.parametrize("target", ["demo", "lab", "disks", "test-spdk", "bench"])
 def test_make_refuses_a_directory_without_spdk(target: str, tmp_path: Path) -> None:
     error = refused("make", "--no-print-directory", target, f"SPDK_PREFIX={tmp_path}")
     assert f"SPDK_PREFIX is '{tmp_path}': name the directory of a built SPDK" in error
@@ -40,3 +40,21 @@ def test_a_suite_of_the_other_table_is_not_taken(tmp_path: Path) -> None:
     program.touch()
     error = refused(sys.executable, "tests/run", "--spdk-prefix", str(tmp_path), "sanity")
     assert "no suite is called sanity; there are: modules, " in error
+
+
+def planned(*arguments: str) -> str:
+    """What make would run."""
+    command = ["make", "--no-print-directory", "--dry-run", *arguments]
+    return subprocess.check_output(command, cwd=ROOT, text=True)
+
+
+@pytest.mark.parametrize("target", ["lab", "disks"])
+def test_make_passes_engine_and_prefix_on(target: str, tmp_path: Path) -> None:
+    program = tmp_path / "build" / "bin" / "spdk_tgt"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    said = planned(target, f"SPDK_PREFIX={tmp_path}")
+    assert '--extra-vars "ipdk_engine=spdk"' in said
+    assert f"--extra-vars \"spdk_prefix='{tmp_path}'\"" in said
+    assert '--extra-vars "ipdk_engine=spdk"' in planned(target, "ENGINE=spdk", "SPDK_PREFIX=")
+    assert "--extra-vars" not in planned(target, "ENGINE=", "SPDK_PREFIX="), "the inventory says which engine"

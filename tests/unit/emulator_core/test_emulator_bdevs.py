@@ -226,6 +226,25 @@ def test_rate_limits_hold_writes_back(limits: dict[str, int], operations: int, l
     assert seconds * 0.7 <= asyncio.run(write()) <= seconds + 2
 
 
+def test_limits_change_once_there_is_a_channel_until_nobody_has_the_bdev_open() -> None:
+    async def change() -> list[bool]:
+        disk = opened(MallocBdev("disk", 512, BLOCKS))
+        taken = []
+        for in_use in (False, False, True, False):
+            try:
+                disk.bdev.qos.set({"rw_ios_per_sec": 1000}, in_use)
+                taken.append(True)
+            except OSError as error:
+                assert error.errno == errno.EAGAIN
+                taken.append(False)
+        disk.close()
+        with pytest.raises(OSError, match="temporarily unavailable"):
+            disk.bdev.qos.set({"rw_ios_per_sec": 2000}, in_use=False)
+        return taken
+
+    assert asyncio.run(change()) == [True, False, True, True]
+
+
 def test_limits_that_are_removed_let_everything_through() -> None:
     async def remove() -> list[int]:
         disk = opened(MallocBdev("disk", 512, BLOCKS))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spdk_nodes import run_module
+from support.modules import run_module
 
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
 MALLOC = {"name": "a", "type": "malloc", "size": "1MiB"}

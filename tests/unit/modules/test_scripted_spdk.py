@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripted import Peer, serving, spdk
-from spdk_nodes import COLLECTIONS, run_module
+from support.modules import COLLECTIONS, run_module
 
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
 
@@ -74,11 +74,51 @@ def test_a_connection_that_breaks_in_the_middle(tmp_path: Path) -> None:
     later = spdk({"bdev_get_bdevs": lambda _unused: [bdev_answer("a"), bdev_answer("b")]})
     with serving(tmp_path / "s", first, later) as address:
         bdevs = [{**MALLOC, "name": name} for name in "abc"]
-        result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": bdevs, "_ansible_diff": True})
+        result = run_module("spdk_bdev", {"rpc_socket": address, "bdevs": bdevs})
     assert (result["rc"], result["changed"]) == (1, True)
     assert [entry["name"] for entry in result["outcome"]["applied"]] == ["a", "b"]
     assert [entry["name"] for entry in result["outcome"]["failed"]] == ["c"]
     assert sorted(result["diff"]["after"]) == ["a", "b"]
+
+
+def test_what_was_done_is_told_when_spdk_is_gone_before_it_is_looked_at(tmp_path: Path) -> None:
+    """The volume is made; the controller is attached and its bdevs are waited for."""
+    store = {
+        "name": "fast",
+        "uuid": "00000000-0000-4000-8000-000000000002",
+        "base_bdev": "base",
+        "cluster_size": 2**20,
+        "total_data_clusters": 63,
+        "free_clusters": 63,
+    }
+    controller = {"name": "st1", "traddr": "127.0.0.1", "subnqn": NQN}
+    for name, options, script, made in [
+        (
+            "spdk_lvol",
+            {"lvols": [{"name": "v0", "store": "fast", "size": "1MiB"}]},
+            [
+                ("bdev_wait_for_examine", True),
+                ("bdev_lvol_get_lvstores", [store]),
+                ("bdev_get_bdevs", []),
+                ("spdk_get_version", version(26, 5)),
+                ("bdev_lvol_create", "00000000-0000-4000-8000-000000000003"),
+            ],
+            "fast/v0",
+        ),
+        (
+            "spdk_nvme_controller",
+            {"controllers": [controller], "wait_for_bdevs": ["st1n1"]},
+            [("bdev_nvme_get_controllers", []), ("bdev_nvme_attach_controller", [])],
+            "st1",
+        ),
+    ]:
+        asked: list[str] = []
+        with serving(tmp_path / f"{name}.s", in_order(script, asked, leave=True)) as address:
+            result = run_module(name, {"rpc_socket": address, "rpc_timeout": 2, **options})
+        assert asked == [method for method, _result in script]
+        assert (result["rc"], result["changed"]) == (1, True), result
+        assert [entry["name"] for entry in result["outcome"]["applied"]] == [made]
+        assert result["msg"].startswith("what is there now could not be read: "), result["msg"]
 
 
 def test_a_release_without_the_parameter_is_refused(tmp_path: Path) -> None:
@@ -123,14 +163,19 @@ def subsystem_answer() -> dict[str, Any]:
     }
 
 
-def in_order(script: list[tuple[str, Any]], asked: list[str]) -> Callable[[Peer], None]:
-    """Answer each request with what the script has next; ``asked`` gets the methods, also of one too many."""
+def in_order(script: list[tuple[str, Any]], asked: list[str], leave: bool = False) -> Callable[[Peer], None]:
+    """Answer each request with what the script has next; ``asked`` gets the methods, also of one too many.
+
+    ``leave``: close the connection at the end of the script.
+    """
 
     def answer(peer: Peer) -> None:
         for _method, result in script:
             (request,) = peer.requests(1)
             asked.append(request["method"])
             peer.answer(request, result)
+        if leave:
+            return
         asked.extend(request["method"] for request in peer.requests(1))
 
     return answer

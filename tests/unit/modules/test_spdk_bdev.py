@@ -46,12 +46,42 @@ def test_check_mode_predicts_the_run_and_a_second_run_changes_nothing(target: No
 
 def test_absent_twice(target: Node, tmp_path: Path) -> None:
     target.module("spdk_bdev", bdevs=volumes(tmp_path))
-    absent = [{"name": "m", "state": "absent"}, {"name": "a", "type": "aio", "state": "absent"}]
+    absent = [
+        {"name": "new", "type": "null", "size": "1MiB"},
+        {"name": "m", "state": "absent"},
+        {"name": "a", "type": "aio", "state": "absent"},
+        {"name": "never", "state": "absent"},
+    ]
     predicted = target.module("spdk_bdev", check=True, bdevs=absent)
+    assert sorted(bdevs(target)) == ["a", "m", "n"]
     done = target.module("spdk_bdev", bdevs=absent)
-    assert (done["changed"], done["diff"]) == (True, predicted["diff"])
-    assert list(bdevs(target)) == ["n"]
-    assert target.module("spdk_bdev", bdevs=absent)["changed"] is False
+    assert (done["rc"], done["changed"]) == (0, predicted["changed"]), done
+    assert (done["outcome"], done["diff"]) == (predicted["outcome"], predicted["diff"])
+    assert [(entry["action"], entry["name"]) for entry in done["outcome"]["applied"]] == [
+        ("delete", "m"),
+        ("delete", "a"),
+        ("create", "new"),
+    ]
+    assert (sorted(done["diff"]["before"]), list(done["diff"]["after"])) == (["a", "m"], ["new"])
+    assert sorted(bdevs(target)) == ["n", "new"]
+    for check in (True, False):
+        assert target.module("spdk_bdev", check=check, bdevs=absent)["changed"] is False
+
+
+def test_the_deletion_of_a_bdev_in_use_is_predicted_too(target: Node) -> None:
+    """Without force it is refused in both modes, with force done in one of them."""
+    nqn = "nqn.2022-06.io.ipdk:st1:ipu1"
+    target.module("spdk_bdev", bdevs=[{"name": "m", "type": "malloc", "size": "1MiB"}])
+    made = target.module("spdk_nvmf_subsystem", subsystems=[{"nqn": nqn, "namespaces": [{"bdev": "m"}]}])
+    assert made["rc"] == 0, made
+    absent = [{"name": "m", "state": "absent"}]
+    refused = [target.module("spdk_bdev", check=check, bdevs=absent) for check in (True, False)]
+    assert refused[0] == refused[1] and "m is in use" in refused[0]["msg"]
+    predicted = target.module("spdk_bdev", check=True, bdevs=absent, force=True)
+    assert list(bdevs(target)) == ["m"]
+    done = target.module("spdk_bdev", bdevs=absent, force=True)
+    assert (done["rc"], done["outcome"], done["diff"]) == (0, predicted["outcome"], predicted["diff"])
+    assert bdevs(target) == {}
 
 
 def test_a_null_bdev_grows(target: Node) -> None:

@@ -49,6 +49,39 @@ def test_attach_twice_and_detach_twice(ipu: Node, export: int) -> None:
     assert ipu.call("bdev_get_bdevs") == []
 
 
+def test_check_mode_predicts_the_detaching(target: Node, ipu: Node, export: int) -> None:
+    """One controller goes and another comes, in one list; the third is not in it and stays."""
+    other = {
+        "nqn": NQN.replace("ipu1", "ipu2"),
+        "hosts": [HOST],
+        "namespaces": [{"bdev": "vol2"}],
+        "listeners": [{"traddr": "127.0.0.1", "trsvcid": export}],
+    }
+    target.module("spdk_bdev", bdevs=[{"name": "vol2", "type": "malloc", "size": "1MiB"}])
+    assert target.module("spdk_nvmf_subsystem", subsystems=[other])["rc"] == 0
+    attached = [attach(export, bdevs=2), attach(export, name="stays", subnqn=other["nqn"], bdevs=1)]
+    assert ipu.module("spdk_nvme_controller", controllers=attached)["rc"] == 0
+    names = {bdev["name"] for bdev in ipu.call("bdev_get_bdevs")}
+    assert names == {"st1n1", "st1n2", "staysn1"}
+    wanted = [attach(export, name="new", bdevs=2), {"name": "st1", "state": "absent"}]
+    predicted = ipu.module("spdk_nvme_controller", check=True, controllers=wanted)
+    assert {bdev["name"] for bdev in ipu.call("bdev_get_bdevs")} == names
+    done = ipu.module("spdk_nvme_controller", controllers=wanted)
+    assert (done["rc"], done["changed"]) == (0, predicted["changed"]), done
+    assert (done["outcome"], done["diff"]) == (predicted["outcome"], predicted["diff"])
+    assert [(entry["action"], entry["name"]) for entry in done["outcome"]["applied"]] == [
+        ("delete", "st1"),
+        ("create", "new"),
+    ]
+    assert (list(done["diff"]["before"]), list(done["diff"]["after"])) == (["st1"], ["new"])
+    assert {bdev["name"] for bdev in ipu.call("bdev_get_bdevs")} == {"newn1", "newn2", "staysn1"}
+    for check in (True, False):
+        again = ipu.module("spdk_nvme_controller", check=check, controllers=wanted)
+        assert (again["rc"], again["changed"], again["outcome"]["applied"]) == (0, False, [])
+        # The prediction is also what is really there.
+        assert again["diff"]["before"] == again["diff"]["after"] == done["diff"]["after"]
+
+
 def test_it_waits_for_a_namespace_and_says_what_did_not_come(ipu: Node, export: int) -> None:
     wanted = [attach(export, bdevs=3)]
     result = ipu.module("spdk_nvme_controller", controllers=wanted, wait_for_bdevs=["st1n1", "st1n9"], wait_timeout=0.2)

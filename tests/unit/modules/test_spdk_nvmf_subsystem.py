@@ -166,11 +166,25 @@ def test_the_discovery_subsystem_takes_listeners_and_nothing_else(exporting: Nod
 
 
 def test_a_subsystem_goes_with_all_that_is_in_it_and_the_bdevs_stay(exporting: Node, port: int) -> None:
+    """As check mode predicts it, beside another that comes in the same list."""
     exporting.module("spdk_nvmf_subsystem", subsystems=[declare(port)])
-    for changed in (True, False):
-        result = exporting.module("spdk_nvmf_subsystem", subsystems=[{"nqn": NQN, "state": "absent"}])
-        assert result["changed"] is changed
+    other = {"nqn": NQN.replace("ipu1", "ipu2"), "namespaces": [{"bdev": "vol0"}]}
+    wanted = [other, declare(port, state="absent")]
+    before = exporting.call("nvmf_get_subsystems")
+    predicted = exporting.module("spdk_nvmf_subsystem", check=True, subsystems=wanted)
+    assert exporting.call("nvmf_get_subsystems") == before
+    done = exporting.module("spdk_nvmf_subsystem", subsystems=wanted)
+    assert (done["rc"], done["changed"]) == (0, predicted["changed"]), done
+    assert (done["outcome"], done["diff"]) == (predicted["outcome"], predicted["diff"])
+    assert actions(done) == ["delete subsystem", "create subsystem", "create namespace"]
+    assert len(done["diff"]["before"][NQN]["namespaces"]) == 3
+    assert list(done["diff"]["after"]) == [other["nqn"]]
+    assert [found["nqn"] for found in exporting.call("nvmf_get_subsystems")[1:]] == [other["nqn"]]
     assert len(exporting.call("bdev_get_bdevs")) == 4
+    for check in (True, False):
+        again = exporting.module("spdk_nvmf_subsystem", check=check, subsystems=wanted)
+        assert (again["rc"], again["changed"]) == (0, False)
+        assert again["diff"]["before"] == again["diff"]["after"]
 
 
 def test_a_bdev_in_use_is_not_deleted(exporting: Node, port: int) -> None:

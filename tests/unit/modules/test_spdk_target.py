@@ -74,6 +74,41 @@ def test_what_the_document_does_not_name_is_left_alone_and_stays_remembered(
     assert names == ["vol00", "vol01"]
 
 
+def test_check_mode_predicts_what_changes_in_a_node_that_has_most_of_it(
+    target: Node, port: int, tmp_path: Path
+) -> None:
+    """A bdev grows, another comes and becomes a namespace, a host is let in; the document that is kept gets it too."""
+    kept = tmp_path / "declaration.json"
+    wanted = declaration(port)
+    wanted["bdevs"].append({"name": "vol01", "type": "null", "size": "1MiB"})
+    target.module("spdk_target", declaration=wanted, remember=str(kept))
+    wanted["bdevs"][1]["size"] = "3MiB"
+    wanted["bdevs"].append({"name": "vol02", "type": "malloc", "size": "1MiB"})
+    wanted["subsystems"][0]["namespaces"].append({"bdev": "vol02", "nsid": 1})
+    wanted["subsystems"][0]["hosts"].append(HOST.replace("7a10", "7a11"))
+    before, text = there(target), kept.read_text(encoding="utf-8")
+
+    options = {"declaration": wanted, "remember": str(kept)}
+    predicted = target.module("spdk_target", check=True, **options)
+    assert (there(target), kept.read_text(encoding="utf-8")) == (before, text)
+    done = target.module("spdk_target", **options)
+    assert done["rc"] == 0, done
+    for key in ("changed", "remembered", "outcome", "diff"):
+        assert done[key] == predicted[key], key
+    assert [(entry["action"], entry["kind"]) for entry in done["outcome"]["applied"]] == [
+        ("update", "bdev"),
+        ("create", "bdev"),
+        ("create", "host"),
+        ("create", "namespace"),
+    ]
+    assert there(target) == (["vol00", "vol01", "vol02"], [(NQN, [1, 3], [str(port)])])
+    assert json.loads(kept.read_text(encoding="utf-8")) == wanted
+    for check in (True, False):
+        again = target.module("spdk_target", check=check, **options)
+        assert (again["rc"], again["changed"], again["remembered"]) == (0, False, False)
+        assert again["diff"]["before"] == again["diff"]["after"]
+
+
 def test_one_failure_is_told_and_the_rest_is_done(target: Node, port: int, tmp_path: Path) -> None:
     wanted = declaration(port)
     wanted["bdevs"].append({"name": "vol01", "type": "aio", "filename": str(tmp_path / "none"), "block_size": 512})

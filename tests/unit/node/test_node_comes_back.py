@@ -30,11 +30,14 @@ UUIDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
 class Node:
     """``ipdk_node run`` with an SPDK, as a container starts it."""
 
-    def __init__(self, directory: Path, name: str, declaration: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, directory: Path, name: str, declaration: dict[str, Any] | None = None, hugepages: Path | None = None
+    ) -> None:
         self.socket = str(directory / f"{name}.sock")
         self.declaration = directory / f"{name}.json"
         self.log = directory / f"{name}.log"
         self.vhost = directory
+        self.hugepages = ["--hugepages", str(hugepages)] if hugepages else []
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = 0  # how long the log was at the last start
         if declaration is not None:
@@ -50,7 +53,17 @@ class Node:
         runs = [sys.executable, "-m", "ipdk_node", "run", "--socket", self.socket, "--declaration"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*runs, str(self.declaration), "--", *command, "-r", self.socket, "-S", str(self.vhost)],
+                [
+                    *runs,
+                    str(self.declaration),
+                    *self.hugepages,
+                    "--",
+                    *command,
+                    "-r",
+                    self.socket,
+                    "-S",
+                    str(self.vhost),
+                ],
                 env={**environment, "PYTHONPATH": ":".join(paths)},
                 stdout=log,
                 stderr=log,
@@ -191,6 +204,21 @@ def test_both_sides_come_back_after_kill_9_in_either_order(
     assert (ipu.stop(), target.stop()) == (0, 0)
 
 
+def test_a_peer_that_says_nothing_delays_no_other(start: Callable[..., Node], directory: Path, port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        declaration = ipu_of(port)
+        lost = {**declaration["controllers"][0], "name": "st2", "trsvcid": str(silent.getsockname()[1])}
+        declaration["controllers"].insert(0, lost)
+        declaration["vhost_blk"].insert(0, {"name": "sma-9", "bdev": "st2n1"})
+        target = start("st1", target_of(directory, port))
+        until(lambda: target.says("all that is declared is there"), "the target has not come")
+        ipu = start("ipu1", declaration)
+        until(lambda: ipu.names("vhost_get_controllers", "ctrlr") == ["sma-0", "sma-1"], "the others are not there")
+        assert not ipu.says("controller st2: "), "it has waited for the end of the call about the silent peer"
+        until(lambda: ipu.says("controller st2: "), "it does not name the peer")
+    assert ipu.names("vhost_get_controllers", "ctrlr") == ["sma-0", "sma-1"]
+
+
 def test_what_fails_is_named_and_stops_nothing_else(start: Callable[..., Node], directory: Path, port: int) -> None:
     declaration = target_of(directory, port)
     declaration["bdevs"] += [
@@ -270,6 +298,32 @@ def test_restore_by_itself(start: Callable[..., Node], directory: Path, port: in
     target.declaration.write_text("{")
     broken = restore(target, "--timeout", "0.1")
     assert broken.returncode == 1 and "cannot be read as a declaration" in broken.stderr
+
+
+def test_a_unit_is_ready_when_all_is_there_or_when_it_has_waited_long_enough(
+    start: Callable[..., Node], directory: Path, port: int
+) -> None:
+    ipu = start("ipu1")  # restores nothing by itself
+    ipu.declare(ipu_of(port))
+    path = directory / "notify"
+    command = [sys.executable, "-m", "ipdk_node", "restore", "--socket", ipu.socket, "--declaration"]
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, NODE_PATH)), "NOTIFY_SOCKET": str(path)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(30)
+        late = subprocess.Popen([*command, str(ipu.declaration), "--ready-after", "0.5"], env=environment)
+        assert manager.recv(100) == b"READY=1"
+        assert late.poll() is None, "it has not gone on"
+        assert ipu.names("vhost_get_controllers", "ctrlr") == []
+
+        start("st1", target_of(directory, port))
+        assert late.wait(30) == 0
+        assert ipu.names("vhost_get_controllers", "ctrlr") == ["sma-0", "sma-1"]
+        assert manager.recv(100) == b"READY=1"  # once more, which means nothing
+
+        again = subprocess.Popen([*command, str(ipu.declaration), "--ready-after", "1000"], env=environment)
+        assert manager.recv(100) == b"READY=1"
+        assert again.wait(30) == 0
 
 
 def test_ends_as_its_command_ends(directory: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, virtual_disk
 from world import World, disk, lvol_disk, nodes, with_store
 
-NOTHING = {"attach": 0, "grow": 0, "detach": 0, "destroy": 0, "not_converged": 0}
+NOTHING = {"attach": 0, "grow": 0, "limit": 0, "detach": 0, "destroy": 0, "not_converged": 0}
 
 
 def plan(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
@@ -102,6 +102,7 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
         "physical_id": 0,
         "handle": "virtio_blk:sma-0",
         "volume": True,
+        "qos": dict.fromkeys(("rw_iops", "rw_bandwidth", "rd_bandwidth", "wr_bandwidth"), "unlimited"),
         "action": "attach",
         "converged": True,
         "reason": None,

@@ -36,6 +36,15 @@ def nodes(targets: int = 1, hosts: int = 1, slots: int = 64, access: str = "ssh"
     }
 
 
+LIMITS = {
+    "rw_iops": "rw_ios_per_sec",
+    "rw_bandwidth": "rw_mbytes_per_sec",
+    "rd_bandwidth": "r_mbytes_per_sec",
+    "wr_bandwidth": "w_mbytes_per_sec",
+}
+NO_LIMITS = dict.fromkeys(LIMITS.values(), 0)
+
+
 class World:
     """Nodes that do what the modules would make them do; their answers have the shapes that SPDK's have."""
 
@@ -45,6 +54,8 @@ class World:
         self.subsystems: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
         self.controllers: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
         self.devices: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        self.limits: dict[str, dict[str, dict[str, int]]] = {ipu: {} for ipu in inventory["ipus"]}
+        """limits of the IPU's bdevs by name, as SPDK has them"""
         self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
         """devices that no QEMU is connected to"""
         self.uses: dict[str, dict[str, Any]] = {}
@@ -88,7 +99,12 @@ class World:
             answers[ipu] = {
                 "nvme_controllers": list(self.controllers[ipu].values()),
                 "bdevs": [
-                    {"name": name, "uuid": uuid, "product_name": "NVMe disk"}
+                    {
+                        "name": name,
+                        "uuid": uuid,
+                        "product_name": "NVMe disk",
+                        "assigned_rate_limits": {**NO_LIMITS, **self.limits[ipu].get(name, {})},
+                    }
                     for name, uuid in self.seen_by(ipu).items()
                 ],
                 "vhost_controllers": [
@@ -125,7 +141,7 @@ class World:
     def carry_out(self, planned: dict[str, Any]) -> None:
         """Does the plan in the role's order, and fails where a real node would refuse."""
         work = planned["nodes"]
-        for stage in ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach"):
+        for stage in ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach", "limits"):
             for node, arguments in work.items():
                 for item in arguments.get(stage, []):
                     assert node not in self.dead
@@ -138,6 +154,12 @@ class World:
         bdev = next(name for name, uuid in self.seen_by(ipu).items() if uuid == item["volume"])
         assert self.devices[ipu].setdefault(item["physical_id"], bdev) == bdev
         self.unplugged[ipu].discard(item["physical_id"])
+
+    def _limits(self, ipu: str, item: dict[str, Any]) -> None:
+        there = self.limits[ipu].setdefault(self.devices[ipu][item["physical_id"]], {})
+        for name, parameter in LIMITS.items():
+            if name in item:
+                there[parameter] = int(str(item[name]).replace("unlimited", "0").removesuffix("MiB"))
 
     def _bdevs(self, target: str, item: dict[str, Any]) -> None:
         if item["state"] == "absent":

@@ -78,12 +78,14 @@ class Sma:
         crypto: str = "nop",
         plugins: Sequence[str] = (),
         devices: Sequence[dict[str, Any]] = (),
+        monitor: Path | None = None,
         **params: Any,
     ) -> None:
         self.address = f"unix:{directory}/sma.sock:8080"
         self.socket = directory / "sma.sock:8080"
         self.log = directory / "sma.log"
         self._python = python
+        self._monitor = monitor
         self._configuration = directory / "sma.yaml"
         self._process: subprocess.Popen[bytes] | None = None
         buses = [{"name": "pci.ipdk.0", "count": 32}, {"name": "pci.ipdk.1", "count": 32}]
@@ -100,7 +102,8 @@ class Sma:
         self._configuration.write_text(yaml.safe_dump(configuration))
 
     def command(self) -> list[str]:
-        return [str(self._python), "-m", "ipdk_sma", "--config", str(self._configuration)]
+        monitor = ["--monitor", str(self._monitor)] if self._monitor else []
+        return [str(self._python), "-m", "ipdk_sma", "--config", str(self._configuration), *monitor]
 
     @staticmethod
     def environment() -> dict[str, str]:

@@ -114,13 +114,13 @@ class FakeSpdk:
 
 
 class FakeQemu:
-    """QEMU's QMP monitor on a loopback port, with a guest of adjustable manners.
+    """QEMU's QMP monitor on a loopback port, or a unix socket, with a guest of adjustable manners.
 
     `devices`, `characters`: id → the arguments they were made with. `guest`: what it does when asked to release a
     device: `release`, `ignore` or `refuse`. `refuse_device_add`: QEMU's words, or "".
     """
 
-    def __init__(self, spdk: FakeSpdk, port: int = 0) -> None:
+    def __init__(self, spdk: FakeSpdk, place: int | Path = 0) -> None:
         self.spdk = spdk
         self.devices: dict[str, dict[str, Any]] = {}
         self.characters: dict[str, dict[str, Any]] = {}
@@ -151,8 +151,17 @@ class FakeQemu:
             allow_reuse_address = True
             daemon_threads = True
 
-        self._server = Server(("127.0.0.1", port), Handler)
-        self.port: int = self._server.server_address[1]
+        class UnixServer(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+
+        self.port = 0
+        self._server: socketserver.BaseServer
+        if isinstance(place, Path):
+            place.unlink(missing_ok=True)  # as QEMU does
+            self._server = UnixServer(str(place), Handler)
+        else:
+            server = Server(("127.0.0.1", place), Handler)
+            self._server, self.port = server, server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:

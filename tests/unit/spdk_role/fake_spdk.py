@@ -1,4 +1,7 @@
-"""A repository that builds like SPDK and takes no time; its spdk_tgt is a script."""
+"""A repository that builds like SPDK and takes no time; its spdk_tgt is a script.
+
+Each build adds a line to the file ``builds`` beside the repository.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ mkdir -p lib; echo 'int one;' >lib/one.c; echo 'int two;' >lib/two.c
 printf '%s\\n' "$@" >configured
 """
 MAKEFILE = """all: lib/one.o lib/two.o
+\techo built >>@builds@
 \tmkdir -p build/bin
 \tfor program in spdk_tgt nvmf_tgt; do \\
 \t  { echo '#!/bin/sh'; echo '# SPDK v'$$(cat VERSION); sed 's/^/# /' configured; \\
@@ -24,6 +28,14 @@ def git(directory: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "protocol.file.allow=always"]
     command = ["git", *identity, "-C", str(directory), *arguments]
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+
+
+def program(path: Path, version: str = "26.05", script: str = "") -> Path:
+    """A script at ``path`` that says ``SPDK v<version>``, or does something else that may be told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n# SPDK v{version}\n{script or f'echo SPDK v{version}'}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 def make(directory: Path, versions: tuple[str, ...] = ("26.05",)) -> dict[str, str]:
@@ -40,7 +52,8 @@ def make(directory: Path, versions: tuple[str, ...] = ("26.05",)) -> dict[str, s
     git(tree, "init", "-q")
     (tree / "configure").write_text(CONFIGURE, encoding="utf-8")
     os.chmod(tree / "configure", 0o755)
-    (tree / "Makefile").write_text(MAKEFILE, encoding="utf-8")
+    makefile = MAKEFILE.replace("@builds@", str(directory / "builds"))
+    (tree / "Makefile").write_text(makefile, encoding="utf-8")
     for path in ("dpdk", "ocf"):
         git(tree, "submodule", "add", "-q", str(dpdk), path)
     for version in versions:

@@ -8,9 +8,8 @@
 
 What this adds to `spdk-sma`: a stale unix socket of a killed predecessor is removed (grpcio refuses to bind over it),
 a live one is never stolen; new files are for the service's user only; the log goes to stderr at SMA_LOGLEVEL, INFO
-when it is not set (at DEBUG SMA prints whole requests, keys included). With `--end-without-monitor` it ends when the
-guest's monitor has gone from its network namespace, to be started again in the new one (`watch`). Everything else, the
-configuration's meaning included, is SPDK's.
+when it is not set (at DEBUG SMA prints whole requests, keys included). With `--monitor PATH` the device managers reach
+a QEMU whose monitor is a unix socket (`monitor`). Everything else, the configuration's meaning included, is SPDK's.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 import yaml
 from spdk import spdk_sma
 
-from . import watch
+from . import monitor
 
 LOG = logging.getLogger("ipdk_sma")
 
@@ -92,9 +91,7 @@ def main() -> None:
     """Command line, see the module's text."""
     parser = argparse.ArgumentParser(prog="ipdk_sma", description="Start SPDK's Storage Management Agent")
     parser.add_argument("--config", required=True, type=Path, help="SMA's configuration, YAML")
-    parser.add_argument(
-        "--end-without-monitor", type=float, metavar="SECONDS", help="end when the guest's monitor is gone for so long"
-    )
+    parser.add_argument("--monitor", metavar="PATH", help="QEMU's monitor, brought to qmp_port on 127.0.0.1")
     arguments = parser.parse_args()
     path = arguments.config
     os.umask(0o077)
@@ -105,8 +102,8 @@ def main() -> None:
     if bound is not None:
         free_socket(bound)
     quieten_rpc_client(configuration["socket"])
-    if arguments.end_without_monitor:
-        watch.start(configuration, arguments.end_without_monitor)
+    if arguments.monitor:
+        monitor.bring(arguments.monitor, configuration)
     sys.argv = ["spdk-sma", "--config", str(path)]
     spdk_sma.main()
 

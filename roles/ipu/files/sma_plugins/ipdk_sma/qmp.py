@@ -30,6 +30,10 @@ class QmpSilent(QmpError):
     """No answer within the time, or the connection broke: nobody knows what QEMU did."""
 
 
+class QmpClosed(QmpSilent):
+    """The other end closed the connection."""
+
+
 class QmpRefused(QmpError):
     """QEMU answered with an error; the text is QEMU's."""
 
@@ -69,7 +73,11 @@ class Qmp:
         self._socket.close()
 
     def _greet(self) -> None:
-        greeting = self._read(time.monotonic() + self._timeout)
+        try:
+            greeting = self._read(time.monotonic() + self._timeout)
+        except QmpClosed:
+            # One that dies just now, or none behind what passes the connection on to it (`monitor`).
+            raise QmpAbsent(f"no QEMU listens behind {self._where}") from None
         if greeting is None or "QMP" not in greeting:
             raise QmpSilent(f"QEMU on {self._where} does not greet: does another client hold its monitor?")
         qemu = greeting["QMP"]["version"]["qemu"]
@@ -147,7 +155,7 @@ class Qmp:
             except OSError as error:
                 raise QmpSilent(f"the connection to QEMU on {self._where} broke: {error}") from None
             if not data:
-                raise QmpSilent(f"QEMU on {self._where} closed the connection")
+                raise QmpClosed(f"QEMU on {self._where} closed the connection")
             self._received += data
         line, self._received = self._received.split(b"\n", 1)
         try:

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, Section
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, ConnectionFailed, Error, RpcError
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import Subsystems
-from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Family, Outcome, Refused, reconcile
+from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Family, Refused, reconcile
 
 SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0  # bounds how long a disk waits once its peer is back
@@ -25,10 +27,21 @@ GRACE = 10.0
 #: Seconds that SPDK may take until it answers before that is said.
 STARTING = 5.0
 RPC_TIMEOUT = 60.0
+#: By section: items as their family works with them.
+Items = dict[str, Sequence[Any]]
 
 
 def say(text: str) -> None:
     print(f"ipdk_node: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Attempt:
+    """What came of applying a part: the identities that are still missing, by section; why; how much was changed."""
+
+    missing: dict[str, set[str]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    made: int = 0
 
 
 class Restore:
@@ -81,55 +94,77 @@ class Restore:
             say(f"there is no {self.path}: nothing to restore")
             return True
         items, wrong = _checked(document)
-        self._reasons = list(wrong)
-        missing: dict[str, set[str]] = {}
-        with Client(self.socket, RPC_TIMEOUT) as client:
-            client.call("framework_wait_init")
-            for section in SECTIONS:
-                wanted = [item for item in items[section.key] if self._is_missing(section, item)]
-                if not wanted:
-                    continue
-                family = self._family(section, time.monotonic() - begin < GRACE)
-                left = self._converge(section, family, wanted, client)
-                if left:
-                    missing[section.key] = left
-        self._missing = missing
-        return not missing and not wrong
+        parts = [part for part in map(self._left, _parts(items)) if part]
+        with ThreadPoolExecutor(max(1, len(parts))) as together:
+            attempts = list(together.map(lambda part: self._apply(part, begin), parts))
+        self._missing = {
+            section.key: set().union(*(attempt.missing.get(section.key, ()) for attempt in attempts))
+            for section in SECTIONS
+        }
+        self._reasons = wrong + [reason for attempt in attempts for reason in attempt.reasons]
+        self._made += sum(attempt.made for attempt in attempts)
+        return not wrong and not any(self._missing.values())
+
+    def _left(self, part: Items) -> Items:
+        """What is left to do of a part."""
+        left = {section.key: [i for i in part[section.key] if self._is_missing(section, i)] for section in SECTIONS}
+        return {key: items for key, items in left.items() if items}
 
     def _is_missing(self, section: Section, item: Any) -> bool:
         return self._missing is None or item[section.identity] in self._missing.get(section.key, ())
+
+    def _apply(self, part: Items, begin: float) -> Attempt:
+        """Apply a part, on a connection of its own."""
+        attempt = Attempt()
+        with Client(self.socket, RPC_TIMEOUT) as client:
+            client.call("framework_wait_init")
+            for section in SECTIONS:
+                if section.key in part:
+                    family = self._family(section, time.monotonic() - begin < GRACE)
+                    attempt.missing[section.key] = self._converge(section, family, part[section.key], client, attempt)
+        return attempt
 
     @staticmethod
     def _family(section: Section, patient: bool) -> Family:
         return Subsystems(whole=patient) if section.family is Subsystems else section.family()
 
-    def _converge(self, section: Section, family: Family, wanted: Sequence[Any], client: Client) -> set[str]:
+    def _converge(
+        self, section: Section, family: Family, wanted: Sequence[Any], client: Client, attempt: Attempt
+    ) -> set[str]:
         """Apply one section; the identities of what is not as wanted then."""
         try:
             outcome = reconcile(family, wanted, client)
         except RpcError as error:
             # What is there cannot even be read; the other sections can.
-            self._reasons.append(str(error))
+            attempt.reasons.append(str(error))
             return {item[section.identity] for item in wanted}
         except Refused as refused:
             if len(wanted) == 1:
-                self._reasons += refused.problems
+                attempt.reasons += refused.problems
                 return {wanted[0][section.identity]}
             # A refusal stops a whole list: one by one, it stops nothing else.
-            return set().union(*(self._converge(section, family, [item], client) for item in wanted))
-        self._tell(outcome, wanted)
-        self._reasons += [f"{entry['kind']} {entry['name']}: {entry['reason']}" for entry in outcome.failed]
-        return outcome.open
-
-    def _tell(self, outcome: Outcome, wanted: Sequence[Any]) -> None:
-        self._made += len(outcome.applied)
+            return set().union(*(self._converge(section, family, [item], client, attempt) for item in wanted))
+        attempt.made += len(outcome.applied)
+        attempt.reasons += [f"{entry['kind']} {entry['name']}: {entry['reason']}" for entry in outcome.failed]
         made = {entry["name"] for entry in outcome.applied if entry["kind"] == "bdev" and entry["action"] == "create"}
         empty = [item["name"] for item in wanted if item.get("type") == "malloc" and item["name"] in made]
         if empty:
             say(f"warning: malloc bdevs live in memory and have come back empty: {', '.join(empty)}")
+        return outcome.open
 
 
-def _checked(document: Any) -> tuple[dict[str, list[Any]], list[str]]:
+def _parts(items: Items) -> list[Items]:
+    """The items, divided into what does not depend on each other: each peer with the disks that are on it, and the
+    rest. A peer that does not answer takes its own time and nobody else's."""
+    rest = {**items, "controllers": [], "vhost_blk": []}
+    nothing: Items = dict.fromkeys(items, ())
+    peers = {peer["name"]: {**nothing, "controllers": [peer], "vhost_blk": []} for peer in items["controllers"]}
+    for disk in items["vhost_blk"]:
+        peers.get(disk["bdev"].rpartition("n")[0], rest)["vhost_blk"].append(disk)
+    return [rest, *peers.values()]
+
+
+def _checked(document: Any) -> tuple[Items, list[str]]:
     """The document's items, and what is wrong with it. A section with a mistake is left out item by item."""
     try:
         return _declaration.check(document), []

@@ -130,6 +130,8 @@ class Descriptor:
         if not self.closed:
             self.closed = True
             self.bdev.descriptors.discard(self)
+            if not self.bdev.descriptors:
+                self.bdev.qos.closed()
             self.bdev.on_close()
 
 

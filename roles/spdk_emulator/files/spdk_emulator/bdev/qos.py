@@ -54,14 +54,17 @@ class Qos:
         self._timer: asyncio.TimerHandle | None = None
         self.enabled = False
         """SPDK keeps its state from the first limit to the removal of the last."""
+        self._channel = False
+        """SPDK keeps the first I/O channel that there is while it has limits, until nobody has the bdev open."""
 
     def as_json(self) -> dict[str, int]:
         return dict(self._limits)
 
     def set(self, wanted: dict[str, int], in_use: bool) -> None:
         """``wanted``: a limit each, :data:`UNSET` to keep one. Raises ``OSError`` (EAGAIN) where SPDK would: it cannot
-        change the limits of a bdev that nobody does I/O on once it has any."""
-        if self.enabled and not in_use:
+        change the limits of a bdev that nobody has done I/O on since it has any."""
+        self._channel = self._channel or in_use
+        if self.enabled and not self._channel:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         for name, value in wanted.items():
             if value == UNSET:
@@ -73,6 +76,7 @@ class Qos:
             if limit:
                 self._buckets[name] = _Bucket(limit if ios else limit * _MIB)
         self.enabled = any(self._limits.values())
+        self._channel = self._channel and self.enabled
         if self._timer is not None:
             self._timer.cancel()
             self._release()
@@ -84,6 +88,7 @@ class Qos:
 
     def admit(self, io: BdevIo) -> None:
         """Submit now, or as soon as the limits allow it; in order."""
+        self._channel = True
         self._held.append(io)
         if len(self._held) == 1:
             self._release()
@@ -112,6 +117,10 @@ class Qos:
         direction = "r_mbytes_per_sec" if io.op == _READ else "w_mbytes_per_sec"
         costs = {"rw_ios_per_sec": 1, "rw_mbytes_per_sec": io.length, direction: io.length}
         return [(bucket, costs[name]) for name, bucket in self._buckets.items() if name in costs]
+
+    def closed(self) -> None:
+        """Nobody has the bdev open any more. It keeps its limits."""
+        self._channel = False
 
     def abort(self, status: int) -> None:
         """Complete what is held back with this status: the bdev goes away."""

@@ -1,0 +1,144 @@
+"""The lab that is measured: playbooks, SPDK's RPC, the guest over ssh, QEMU's monitor."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_DIR = Path("/run/ipdk")
+INVENTORY = "inventories/simulation"
+DISKS = 64
+SSH_KEY = "/var/lib/ipdk/lab-ipdk/id_ed25519"
+KNOWN_HOSTS = "/var/lib/ipdk/lab-ipdk/known_hosts"
+
+
+class Lab:
+    """The lab of inventories/simulation. ``engine``: variables of every playbook that say which SPDK it runs."""
+
+    def __init__(self, engine: Mapping[str, Any]) -> None:
+        self.engine = dict(engine)
+
+    def set_up(self) -> None:
+        self.playbook("playbooks/lab.yml", "playbooks/deploy.yml")
+
+    def tear_down(self) -> None:
+        self.playbook("playbooks/teardown.yml")
+
+    def playbook(
+        self, *names: str, variables: dict[str, Any] | None = None, events: bool = False
+    ) -> list[dict[str, Any]]:
+        """Run playbooks; with ``events`` return every task: name, host, seconds, module, skipped, changed.
+
+        ``process_seconds``: of a command task, what its process took.
+        """
+        command = ["ansible-playbook", "-i", INVENTORY, *names]
+        if self.engine or variables:
+            command += ["--extra-vars", json.dumps({**self.engine, **(variables or {})})]
+        env = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"} if events else dict(os.environ)
+        done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, check=False)
+        if done.returncode:
+            sys.exit(f"{' '.join(names)} failed:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}")
+        return _tasks(json.loads(done.stdout[done.stdout.index("{") :])) if events else []
+
+    def disks(self, state: str, but_last: str = "") -> None:
+        """Bring 64 virtual disks of 16 MiB to a state; the last of them to ``but_last`` if that is given."""
+        self.playbook("playbooks/disks.yml", variables=virtual_disks(state, but_last))
+
+    def rpc_socket(self, node: str) -> Path:
+        return RUN_DIR / node / "spdk" / "spdk.sock"
+
+    def rpc(self, node: str, method: str, **params: Any) -> Any:
+        """The result of a method of a node's SPDK."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.rpc_socket(node)))
+            request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or None}
+            connection.sendall(json.dumps(request).encode())
+            text = ""
+            while True:
+                text += connection.recv(1 << 20).decode()
+                try:
+                    answer = json.loads(text)
+                except ValueError:
+                    continue
+                if "error" in answer:
+                    raise SystemExit(f"{node}: {method}: {answer['error']}")
+                return answer["result"]
+
+    def guest(self, command: str) -> str:
+        """What a command prints in the guest."""
+        options = ["-i", SSH_KEY, "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "BatchMode=yes"]
+        return subprocess.check_output(["ssh", *options, "root@198.18.0.30", command], text=True)
+
+
+def virtual_disks(state: str, but_last: str = "") -> dict[str, Any]:
+    """Variables of playbooks/disks.yml."""
+    items = [
+        {"name": f"bench{number:02}", "size": "16MiB", "backing": {"type": "malloc"}, "state": state}
+        for number in range(DISKS)
+    ]
+    items[-1]["state"] = but_last or state
+    return {"virtual_disks": items, "ipdk_safe_mode": False}
+
+
+def _tasks(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tasks = []
+    for play in record["plays"]:
+        for task in play["tasks"]:
+            times = task["task"]["duration"]
+            for host, result in task["hosts"].items():
+                tasks.append(
+                    {
+                        "name": task["task"]["name"],
+                        "host": host,
+                        "seconds": _stamp(times.get("end")) - _stamp(times.get("start")),
+                        "process_seconds": _delta(result.get("delta")),
+                        "module": result.get("action", ""),
+                        "skipped": result.get("skipped", False),
+                        "changed": result.get("changed", False),
+                    }
+                )
+    return tasks
+
+
+def _stamp(text: str | None) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0.0
+
+
+def _delta(text: str | None) -> float:
+    """The seconds of ``0:00:01.234567``, as the command module writes them."""
+    hours, minutes, seconds = (text or "0:0:0").split(":")
+    return timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds)).total_seconds()
+
+
+class Monitor:
+    """QEMU's monitor for observers."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(path))
+        self.file = self.socket.makefile("r")
+
+    def __enter__(self) -> Monitor:
+        self.file.readline()
+        self("qmp_capabilities")
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.socket.close()
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        self.socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while True:
+            answer = json.loads(self.file.readline())
+            if "error" in answer:
+                raise SystemExit(f"QEMU: {command}: {answer['error']}")
+            if "return" in answer:
+                return answer["return"]

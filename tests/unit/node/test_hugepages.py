@@ -1,0 +1,158 @@
+"""Hugepages of a node: counted as what its processes hold, cleaned up after a crash, given back at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from test_node_comes_back import NODE_PATH, Node, until
+
+FILES = Path(__file__).resolve().parents[3] / "roles" / "spdk" / "files"
+SETTINGS = Path("/etc/sysctl.d/60-ipdk-hugepages.conf")
+NUMBER = Path("/proc/sys/vm/nr_hugepages")
+HOLDER = """
+import mmap, os, signal, sys
+pages, keep, path = int(sys.argv[1]), sys.argv[2] == "keep", sys.argv[4] + "/map_0"
+file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+size = pages * {kib} * 1024
+os.ftruncate(file, size)
+memory = mmap.mmap(file, size)
+for page in range(pages):
+    memory[page * {kib} * 1024] = 1
+if not keep:
+    os.unlink(path)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def of_meminfo(name: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0
+
+
+class Machine:
+    """Commands in mounts of their own, with the file system of a node's hugepages; the pages are the machine's."""
+
+    def __init__(self, pid: int, run_dir: Path) -> None:
+        self.enter = ["nsenter", f"--target={pid}", "--mount"]
+        self.run_dir = run_dir
+        self.directory = run_dir / "st1" / "hugepages"
+
+    def run(self, *command: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": ":".join(map(str, NODE_PATH))}
+        done = subprocess.run([*self.enter, *command], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def hugepages(self, *arguments: str) -> str:
+        return self.run("sh", str(FILES / "hugepages.sh"), *arguments).strip()
+
+    def available(self) -> int:
+        measured = self.run("sh", str(FILES / "measure.sh"), str(self.run_dir), str(self.directory))
+        machine = yaml.safe_load(measured)
+        assert machine["hugepages_there"] is True
+        return int(machine["hugepages_free"])
+
+    def hold(self, pages: int, keep: bool = False) -> subprocess.Popen[str]:
+        """A process as SPDK is with hugepages: it has mapped that many, and unlinked its file unless it keeps it."""
+        program = HOLDER.format(kib=of_meminfo("Hugepagesize"))
+        words = [str(pages), "keep" if keep else "unlink", "--huge-dir", str(self.directory)]
+        holder = subprocess.Popen(
+            [*self.enter, sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+        return holder
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting and reserving hugepages need root")
+    with (
+        tempfile.TemporaryDirectory(prefix="ipdk-") as directory,
+        open(Path(tempfile.gettempdir()) / "ipdk-hugepages.lock", "w", encoding="utf-8") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other tests on this machine count its hugepages, too
+        before = NUMBER.read_text()
+        mounts = Path(directory) / "st1" / "hugepages"
+        mounts.mkdir(parents=True)
+        script = f"mount -t tmpfs tmpfs {SETTINGS.parent} && mount -t hugetlbfs hugetlbfs {mounts} && echo ready && cat"
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as first:
+            assert first.stdout is not None and first.stdout.readline() == "ready\n"
+            try:
+                yield Machine(first.pid, Path(directory))
+            finally:
+                first.kill()
+                NUMBER.write_text(before)
+
+
+def test_reserve_count_clean_up_and_give_back(machine: Machine) -> None:
+    before = int(NUMBER.read_text())
+    assert machine.hugepages("reserve", str(before + 16)) == "changed"
+    if int(NUMBER.read_text()) < before + 16:
+        pytest.skip("this kernel finds no 16 hugepages")
+    assert machine.hugepages("reserve", str(before + 16)) == ""
+    assert f"vm.nr_hugepages = {before + 16}" in machine.run("cat", str(SETTINGS))
+    there, free = machine.available(), of_meminfo("HugePages_Free")
+    assert there >= 16
+
+    # What a node's process holds is the node's: it can be started again.
+    holder = machine.hold(4)
+    assert of_meminfo("HugePages_Free") == free - 4
+    assert machine.available() == there
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert until(lambda: of_meminfo("HugePages_Free") == free, "a file that was unlinked is gone with its process")
+
+    # One that kept its file and was killed leaves pages behind; they are counted, and come back before the next start.
+    holder = machine.hold(4, keep=True)
+    assert machine.available() == there, "a file that is mapped is not counted twice"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert of_meminfo("HugePages_Free") == free - 4
+    assert machine.available() == there
+    assert "removed 1 files" in machine.run(sys.executable, "-m", "ipdk_node.hugepages", str(machine.directory))
+    assert of_meminfo("HugePages_Free") == free
+
+    assert machine.hugepages("release", str(machine.run_dir)) == "", "a node has its file system still"
+    machine.run("umount", str(machine.directory))
+    assert machine.hugepages("release", str(machine.run_dir)) == "changed"
+    assert int(NUMBER.read_text()) == before
+    assert machine.run("ls", str(SETTINGS.parent)) == ""
+    assert machine.hugepages("release", str(machine.run_dir)) == ""
+
+
+def test_a_second_node_reserves_more_and_the_first_number_is_remembered(machine: Machine) -> None:
+    before = int(NUMBER.read_text())
+    for pages in (4, 8):
+        assert machine.hugepages("reserve", str(before + pages)) == "changed"
+    machine.run("umount", str(machine.directory))
+    machine.hugepages("release", str(machine.run_dir))
+    assert int(NUMBER.read_text()) == before
+
+
+def test_files_of_a_killed_spdk_are_gone_before_the_next_one_starts(tmp_path: Path) -> None:
+    directory = tmp_path / "hugepages"
+    directory.mkdir()
+    with tempfile.TemporaryDirectory(prefix="ipdk-") as short:
+        node = Node(Path(short), "st1", {"node": "st1"}, hugepages=directory)
+        for _start in range(2):
+            (directory / "spdk_pid7map_0").write_bytes(bytes(4096))
+            node.start()
+            until(lambda: node.says("removed 1 files of an SPDK that was killed"), "nothing was cleaned up")
+            until(lambda: node.says("all that is declared is there"), "SPDK did not come")
+            assert list(directory.iterdir()) == []
+            assert node.kill() == 128 + signal.SIGKILL
