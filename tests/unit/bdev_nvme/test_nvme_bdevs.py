@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nvme_initiator import NQN, Initiator, Target, finished, free_port, initiator, io
+from nvme_initiator import NQN, Initiator, Target, finished, initiator, io
 from spdk_emulator.bdev.models import Op, Status
 from spdk_emulator.bdev_nvme.controller import Controller
 from spdk_emulator.jsonrpc.errors import RpcError
+from support.ports import free_port
 
 
 @pytest.mark.parametrize("digests", [False, True])
