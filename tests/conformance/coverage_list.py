@@ -86,8 +86,7 @@ def render() -> str:
             "",
             f"## {name}",
             "",
-            "| method | releases | when | implemented | parameters not taken |",
-            "|---|---|---|---|---|",
+            *_HEADER,
         ]
         lines += [_row(method, known[method], present.get(method)) for method in each]
     return "\n".join(lines) + "\n"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "roles" / "spdk_emulator" / "files"))
 
 from spdk_emulator.nvme_tcp.crc32c import crc32c
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from coverage_list import ROLE, TARGET, documented, facts, is_in, methods, render
-
-sys.path.insert(0, str(ROLE / "files"))
-
+from coverage_list import TARGET, documented, facts, is_in, methods, render
 from spdk_emulator.jsonrpc.registry import ANY, RUNTIME, STARTUP
 
 

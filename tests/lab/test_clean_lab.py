@@ -20,12 +20,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.spdk import program
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from support.spdk import program  # noqa: E402 its path first
-
 PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 LAB = "ipdk-cleaned"
 DECOY = "ipdk-cleaned-decoy"

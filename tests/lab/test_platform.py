@@ -18,11 +18,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.registry import IMAGE_ID
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from support.registry import IMAGE_ID  # noqa: E402 its path first
 
 OWN_DIRECTORIES = ("/run", "/etc/docker", "/var/lib/docker", "/var/log")
 """Of the machine within: empty at its start, gone at its end."""

@@ -1,4 +1,4 @@
-"""Every playbook is well-formed with every inventory, and the inventories speak of the same groups."""
+"""The inventories speak of the same groups; a lab's subnet is its own."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ def ansible(command: str, *arguments: str, status: int = 0) -> str:
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.mark.parametrize("inventory", INVENTORIES)
-def test_playbooks_are_well_formed(inventory: str) -> None:
-    playbooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").glob("*.yml"))
-    assert {"playbooks/lab.yml", "playbooks/deploy.yml", "playbooks/teardown.yml"} <= set(playbooks)
-    ansible("ansible-playbook", "--syntax-check", "-i", f"inventories/{inventory}", *playbooks)
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES)

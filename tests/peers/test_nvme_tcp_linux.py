@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 import pytest
 from guests import Guest
-from support.initiator import Op, finished, initiator, io
+from support.initiator import Initiator, Op, finished, initiator, io
+from support.ports import free_port
 from support.spdk import Spdk
 
 MIB = 1 << 20
@@ -50,12 +50,6 @@ rmdir {CONFIG}/ports/1
 echo 0 > {SUBSYSTEM}/namespaces/1/enable
 rmdir {SUBSYSTEM}/namespaces/1 {SUBSYSTEM}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +103,8 @@ def namespaces(guest: Guest) -> dict[int, tuple[str, int]]:
     return {int(nsid): (name, int(size) * 512) for nsid, name, size in map(str.split, lines)}
 
 
-def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Spdk, int, int]) -> None:
-    node, port, discovery = target
-    found = json.loads(guest.sh(f"nvme discover -t tcp -a {HERE} -s {discovery} -q {HOST_NQN} -o json"))
-    assert [record["subnqn"] for record in found["records"] if record["trsvcid"] == str(port)] == [NQN]
-
-    guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN} -i 1")
-    (name, size) = until(lambda: namespaces(guest), "namespace 1")[1]
-    assert size == 32 * MIB
+def write_and_verify(guest: Guest, name: str) -> None:
+    """Random blocks of many sizes, written and read by the guest's fio, each with a checksum."""
     answer = guest.sh(
         f"fio --name=v --filename=/dev/{name} --rw=randrw --bsrange=512-256k --size=32m --io_size=16m --iodepth=16"
         " --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --randseed=1 --output-format=json",
@@ -126,6 +114,17 @@ def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Sp
     assert job["error"] == 0
     assert job["read"]["io_bytes"] >= 8 * MIB
     assert job["write"]["io_bytes"] >= 4 * MIB
+
+
+def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Spdk, int, int]) -> None:
+    node, port, discovery = target
+    found = json.loads(guest.sh(f"nvme discover -t tcp -a {HERE} -s {discovery} -q {HOST_NQN} -o json"))
+    assert [record["subnqn"] for record in found["records"] if record["trsvcid"] == str(port)] == [NQN]
+
+    guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN} -i 1")
+    (name, size) = until(lambda: namespaces(guest), "namespace 1")[1]
+    assert size == 32 * MIB
+    write_and_verify(guest, name)
 
     node.call("bdev_null_create", name="n0", num_blocks=4096, block_size=512)
     node.call("nvmf_subsystem_add_ns", nqn=NQN, namespace={"bdev_name": "n0", "nsid": 5})
@@ -141,11 +140,43 @@ def test_linux_finds_connects_and_uses_our_target(guest: Guest, target: tuple[Sp
     until(lambda: node.call("nvmf_subsystem_get_controllers", nqn=NQN) == [], "the controller to go")
 
 
+def test_linux_uses_our_target_with_digests(guest: Guest, target: tuple[Spdk, int, int]) -> None:
+    """Linux gives up a connection whose other side does not agree to the digests that it wants."""
+    node, port, _unused = target
+    guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN} -i 1 --hdr-digest --data-digest")
+    (name, _size) = until(lambda: namespaces(guest), "namespace 1")[1]
+    write_and_verify(guest, name)
+    guest.sh(f"nvme disconnect -n {NQN}")
+    until(lambda: not namespaces(guest), "the namespace to go")
+    until(lambda: node.call("nvmf_subsystem_get_controllers", nqn=NQN) == [], "the controller to go")
+
+
 def test_linux_is_refused_where_its_nqn_is_not_admitted(guest: Guest, target: tuple[Spdk, int, int]) -> None:
     _unused, port, _unused = target
     answer = guest.sh(f"nvme connect -t tcp -a {HERE} -s {port} -n {NQN} -q {HOST_NQN[:-1]}2 -i 1 2>&1; echo status $?")
     assert "status 0" not in answer
     assert namespaces(guest) == {}
+
+
+async def use_a_second_namespace(guest: Guest, node: Initiator) -> None:
+    """Linux tells when another namespace comes, grows and goes."""
+    namespace, file = f"{SUBSYSTEM}/namespaces/2", "/tmp/second"
+    guest.sh(
+        f"truncate -s 4M {file}; mkdir {namespace}; cd {namespace};"
+        f" echo 1 > buffered_io; echo {file} > device_path; echo 1 > enable"
+    )
+    await node.until(lambda: node.app.bdevs.find("ln2"))
+    assert node.app.bdevs.get("ln2").size == 4 * MIB
+    disk = node.open("ln2")
+    guest.sh(f"truncate -s 12M {file}; echo 1 > {namespace}/revalidate_size")
+    await node.until(lambda: node.app.bdevs.get("ln2").size == 12 * MIB)
+    data = bytearray(os.urandom(64 << 10))
+    offset = 12 * MIB - len(data)
+    assert await finished(io(disk, Op.WRITE, offset, data)) == 0
+    there = guest.sh(f"dd if={file} bs=64k skip={offset >> 16} 2>/dev/null | sha256sum").split()[0]
+    assert there == hashlib.sha256(data).hexdigest(), "what was written to the new part is in Linux's file"
+    guest.sh(f"echo 0 > {namespace}/enable; rmdir {namespace}; rm {file}")
+    await node.until(lambda: node.app.bdevs.find("ln2") is None)
 
 
 @pytest.mark.parametrize("digests", [False, True])
@@ -168,11 +199,7 @@ def test_our_initiator_uses_linux_as_a_target(guest: Guest, linux_port: int, dig
                 assert await finished(io(disk, Op.READ, offset, back)) == 0
                 assert back == data, (offset, len(data))
             assert size >= 4 * MIB
-            # Linux tells when a namespace grows or a second one comes.
-            guest.sh(f"cd {SUBSYSTEM}/namespaces; mkdir 2; echo /dev/ram1 > 2/device_path; echo 1 > 2/enable")
-            await node.until(lambda: node.app.bdevs.find("ln2"))
-            guest.sh(f"cd {SUBSYSTEM}/namespaces; echo 0 > 2/enable; rmdir 2")
-            await node.until(lambda: node.app.bdevs.find("ln2") is None)
+            await use_a_second_namespace(guest, node)
             first = guest.sh("dd if=/dev/ram0 bs=512 count=1 2>/dev/null | sha256sum").split()[0]
             assert first == hashlib.sha256(written[0]).hexdigest()
             assert await node.call("bdev_nvme_detach_controller", name="l")

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from guests import CommandFailed, Disk, Guest
+from support.ports import free_port
 from support.spdk import Spdk
 
 MIB = 1 << 20
@@ -171,9 +171,7 @@ def test_killed_under_verified_io(guest: Guest, image: Path, tmp_path: Path) -> 
 
 def test_ipu_killed_between_guest_and_storage_target(guest: Guest, image: Path, tmp_path: Path) -> None:
     """The whole chain: requests complete out of order, and the next process finishes those that were under way."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(probe.getsockname()[1])}
+    address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(free_port())}
     nqn, host = "nqn.2022-06.io.ipdk:st1:ipu1", "nqn.2014-08.org.nvmexpress:uuid:5ad1e2f3-0000-4000-8000-000000000001"
 
     def start() -> None:

@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
-
-from .emulator import FILES
-
-sys.path.insert(0, str(FILES))
 
 from spdk_emulator.app import App
 from spdk_emulator.bdev.models import Descriptor, Op

@@ -11,21 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from support.emulator import FILES
 from support.initiator import NQN, SECONDS, Initiator, finished, initiator, io
+from support.ports import free_port
 
-__all__ = ["NQN", "SECONDS", "Initiator", "Target", "finished", "free_port", "initiator", "io"]
+__all__ = ["NQN", "SECONDS", "Initiator", "Target", "finished", "initiator", "io"]
 
 UUID = "00000000-0000-4000-8000-000000000001"
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Target:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nvme_initiator import NQN, Initiator, Target, finished, free_port, initiator, io
+from nvme_initiator import NQN, Initiator, Target, finished, initiator, io
 from spdk_emulator.bdev.models import Op, Status
+from spdk_emulator.bdev_nvme.controller import Controller
 from spdk_emulator.jsonrpc.errors import RpcError
+from support.ports import free_port
 
 
 @pytest.mark.parametrize("digests", [False, True])
@@ -242,3 +244,33 @@ def test_discovery_attaches_and_detaches_as_the_log_page_says(target: Callable[.
             assert await node.call("bdev_nvme_get_controllers") == []
 
     asyncio.run(work())
+
+
+def test_paths_that_are_discovered_are_in_the_order_of_the_log_page(
+    target: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long each of them takes to connect."""
+    attach = Controller.attach
+    attached: list[str] = []
+
+    async def work(slow: int) -> list[str]:
+        async def attach_late(controller: Controller) -> None:
+            await attach(controller)
+            if not controller.is_discovery:
+                attached.append(controller.trid.trsvcid)
+                if len(attached) == slow:
+                    await asyncio.sleep(0.2)
+
+        monkeypatch.setattr(Controller, "attach", attach_late)
+        async with initiator() as node:
+            await node.call("bdev_nvme_start_discovery", name="d", wait_for_attach=True, **discovery)
+            [told] = await node.call("bdev_nvme_get_controllers")
+            return [path["trid"]["trsvcid"] for path in told["ctrlrs"]]
+
+    place = target(paths=2)
+    discovery = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": str(free_port())}
+    place.call("nvmf_subsystem_add_listener", nqn="nqn.2014-08.org.nvmexpress.discovery", listen_address=discovery)
+    first = asyncio.run(work(slow=1))
+    assert sorted(first) == sorted(map(str, place.ports))
+    attached.clear()
+    assert asyncio.run(work(slow=2)) == first

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "roles" / "spdk_emulator" / "files"))
-
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.host import ConnectionTerminated, HostQueue, Request, part
 from spdk_emulator.nvme_tcp.nvme import Io

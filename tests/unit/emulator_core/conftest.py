@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from emulator_node import FILES, Emulator
-
-sys.path.insert(0, str(FILES))
+from emulator_node import Emulator
 
 
 @pytest.fixture

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from pathlib import Path
 from typing import Any
 
 from spdk_emulator.bdev.models import Op, Status
 from support.initiator import NQN, finished, initiator, io
+from support.ports import free_port
 from support.spdk import Spdk
 
 MIB = 1024 * 1024
 BLOCK = 4096
 BASE_UUID = "00000000-0000-4000-8000-0000000000aa"
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _base(node: Spdk, file: Path) -> None:
@@ -46,7 +40,7 @@ def _content(block: int) -> bytearray:
 
 
 def test_what_was_answered_is_there_after_a_kill_and_the_disk_is_the_same(tmp_path: Path) -> None:
-    file, port = tmp_path / "base.img", _free_port()
+    file, port = tmp_path / "base.img", free_port()
     with file.open("wb") as image:
         image.truncate(64 * MIB)
 
@@ -81,7 +75,7 @@ def test_what_was_answered_is_there_after_a_kill_and_the_disk_is_the_same(tmp_pa
 
 
 def test_an_initiator_sees_an_lvol_grow_and_keeps_its_data(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
 
     async def work(node: Spdk) -> None:
         node.call("bdev_malloc_create", name="base", num_blocks=64 * MIB // 512, block_size=512)

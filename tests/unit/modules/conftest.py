@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client
 from spdk_nodes import Node, start
+from support.ports import free_port
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +74,4 @@ def ipu(running_ipu: Node) -> Node:
 @pytest.fixture
 def port() -> int:
     """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
+from support.ports import free_port
+from support.spdk import prefix, program
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
-from tests.support.spdk import prefix, program  # noqa: E402  (the path to it is made here)
 
 NODE_PATH = [ROOT / "roles" / "spdk" / "files" / "node", ROOT / "build" / "collections"]
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
@@ -121,9 +121,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture

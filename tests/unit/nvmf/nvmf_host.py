@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -29,6 +28,7 @@ from spdk_emulator.nvme_tcp.pdu import (
 )
 from spdk_emulator.nvmf.models import Nvmf, TransportOptions
 from spdk_emulator.nvmf.subsystem import Address, Subsystem, SubsystemOptions
+from support.ports import free_port
 
 NQN = "nqn.2016-06.io.spdk:s1"
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000900"
@@ -237,11 +237,6 @@ class World:
         done = await made.connect(qid=1, cntlid=admin.cntlid, nqn=options.get("nqn", NQN))  # type: ignore[attr-defined]
         assert done.status == 0, hex(done.status)
         return admin, made
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def with_world(test: Callable[[World], Coroutine[Any, Any, None]], **transport: Any) -> None:

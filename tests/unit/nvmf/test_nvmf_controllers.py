@@ -9,13 +9,14 @@ import uuid
 import zlib
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, Queue, World, free_port, with_world
+from nvmf_host import HOST_NQN, NQN, Queue, World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import auth, nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Io, Lid, Property, Sc
 from spdk_emulator.nvmf.models import Referral
 from spdk_emulator.nvmf.subsystem import Address, Host, NvmfError, is_valid_nqn
+from support.ports import free_port
 
 IN_DATA = 1 << 16
 
@@ -220,7 +221,8 @@ def test_identify_shows_the_controller_and_its_namespaces() -> None:
         controller = nvme.IDENTIFY_CONTROLLER.unpack(await admin.identify(Cns.CONTROLLER))
         assert nvme.text(controller["subnqn"]) == NQN
         assert (controller["nn"], controller["mdts"], controller["ioccsz"]) == (8, 5, (64 + 8192) // 16)
-        assert controller["oncs"] == nvme.ONCS_COMPARE | nvme.ONCS_DATASET_MANAGEMENT | nvme.ONCS_WRITE_ZEROES
+        always = nvme.ONCS_COPY
+        assert controller["oncs"] == nvme.ONCS_COMPARE | nvme.ONCS_DATASET_MANAGEMENT | nvme.ONCS_WRITE_ZEROES | always
         assert nvme.parse_namespace_list(await admin.identify(Cns.ACTIVE_NAMESPACES)) == [1, 3, 5]
         assert nvme.parse_namespace_list(await admin.identify(Cns.ACTIVE_NAMESPACES, 3)) == [5]
         namespace = nvme.IDENTIFY_NAMESPACE.unpack(await admin.identify(Cns.NAMESPACE, 3))

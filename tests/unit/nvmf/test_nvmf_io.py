@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 
 import pytest
 from nvmf_host import Terminated, World, with_world
+from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.nvme import Io, Sc
@@ -77,6 +79,74 @@ def test_zeroes_deallocation_compare_and_flush() -> None:
         for lba, count in ((1, 2), (8, 2), (20, 1)):
             wanted[lba * 512 : (lba + count) * 512] = bytes(count * 512)
         assert await queue.read(0, 256) == wanted
+
+    with_world(test)
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, 5000), (5000, 0), (0, 100), (100, 0), (7, 7)])
+def test_blocks_are_copied_to_where_they_may_overlap(source: int, target: int) -> None:
+    """More than is copied in one step."""
+    blocks = 3000
+
+    async def test(world: World) -> None:
+        world.bdevs.register(MallocBdev("big", 512, 8192))
+        world.subsystem.add_namespace("big", 4)
+        _unused, queue = await world.io()
+        content = bytearray(random.Random(4).randbytes(8192 * 512))
+        for lba in range(0, 8192, 256):
+            await queue.run(Io.WRITE, 4, (lba, 0, 255), payload=content[lba * 512 : (lba + 256) * 512])
+        assert (await queue.run(Io.COPY, 4, (target,), data=source_range(source, blocks)))[0].status == 0
+        content[target * 512 : (target + blocks) * 512] = content[source * 512 : (source + blocks) * 512]
+        for lba in range(0, 8192, 256):
+            assert await queue.read(lba, 256, nsid=4) == content[lba * 512 : (lba + 256) * 512]
+
+    with_world(test)
+
+
+def source_range(lba: int, blocks: int) -> bytes:
+    return struct.pack("<8xQH14x", lba, blocks - 1)
+
+
+@pytest.mark.parametrize(
+    ("cdws", "ranges", "status"),
+    [
+        ((0, 0, 1), source_range(0, 1) * 2, Sc.SIZE_LIMIT_EXCEEDED),
+        ((0, 0, 0), source_range(0, 1) * 2, Sc.DATA_SGL_LENGTH_INVALID),
+        ((0, 0, 0), bytes(16), Sc.DATA_SGL_LENGTH_INVALID),
+        ((0, 0, 1 << 8), source_range(0, 1), Sc.INVALID_FIELD),
+        ((0, 0, 0), source_range(2048, 1), Sc.LBA_OUT_OF_RANGE),
+        ((0, 0, 0), source_range(2047, 2), Sc.LBA_OUT_OF_RANGE),
+        ((2047, 0, 0), source_range(0, 2), Sc.LBA_OUT_OF_RANGE),
+        ((0xFFFFFFFF, 0xFFFFFFFF, 0), source_range(0, 1), Sc.LBA_OUT_OF_RANGE),
+        ((0, 0, 0), source_range(0xFFFFFFFFFFFFFFFF, 65536), Sc.LBA_OUT_OF_RANGE),
+    ],
+)
+def test_what_cannot_be_copied_has_its_status(cdws: tuple[int, ...], ranges: bytes, status: int) -> None:
+    async def test(world: World) -> None:
+        _unused, queue = await world.io()
+        assert (await queue.run(Io.COPY, 1, cdws, data=ranges))[0].status == status
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test)
+
+
+@pytest.mark.parametrize("gone", ["namespace", "host"])
+def test_a_copy_ends_when_its_namespace_or_its_host_goes(gone: str) -> None:
+    async def test(world: World) -> None:
+        world.bdevs.register(MallocBdev("big", 512, 1 << 17))
+        world.subsystem.add_namespace("big", 4)
+        _unused, queue = await world.io()
+        before = len(asyncio.all_tasks())
+        cid = queue.submit(Io.COPY, 4, (65536,), data=source_range(0, 65536))
+        while len(asyncio.all_tasks()) == before:
+            await asyncio.sleep(0)
+        if gone == "host":
+            queue.close()
+        else:
+            world.subsystem.remove_namespace(4)
+            assert (await queue.wait(cid))[0].status == Sc.INTERNAL_ERROR
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.01)
 
     with_world(test)
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, stream
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, stream  # noqa: E402 its path first
 
 Script = Callable[[str, str], list[str]]
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +19,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma
+from sma_fakes import FakeQemu, FakeSpdk
+from support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "tests")]
-
-from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma  # noqa: E402
-from sma_fakes import FakeQemu, FakeSpdk  # noqa: E402
-
 FILES = ROOT / "roles" / "ipu" / "files"
 ENVIRONMENT = ROOT / "build" / "sma-venv"
 SMA_VERSION = yaml.safe_load((ROOT / "roles" / "ipu" / "defaults" / "main.yml").read_text())["ipu_sma_version"]
@@ -161,8 +157,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return Place(tmp_path_factory.mktemp("sma"), probe.getsockname()[1])
+    return Place(tmp_path_factory.mktemp("sma"), free_port())
 
 
 @pytest.fixture

@@ -6,22 +6,17 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
 from guests import Guest
+from support.ports import free_port
 from support.spdk import Spdk
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def test_disks_come_and_go(make_sma: Any, tmp_path: Path, tmp_path_factory: Any) -> None:
-    port = _free_port()
+    port = free_port()
     monitor = ("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
     with Spdk(tmp_path) as ipu, Guest(tmp_path_factory.mktemp("guest"), arguments=monitor) as guest:
         sma = make_sma(ipu.rpc_socket, port)

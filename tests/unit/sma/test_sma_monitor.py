@@ -15,11 +15,7 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _jsonrpc, _sma
 from conftest import Sma
 from sma_fakes import FakeQemu, FakeSpdk
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+from support.ports import free_port
 
 
 def test_qemu_comes_goes_and_comes_again(make_sma: Callable[..., Sma], tmp_path: Path, spdk: FakeSpdk) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices
+from support.ports import free_port
 from support.spdk import Spdk
 
 
@@ -24,7 +25,7 @@ class Qemu:
     """A machine with two bridges; `ask` talks to a monitor that SMA does not use."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._monitor = directory / "monitor.sock"
         command = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none"]
         command += ["-object", "memory-backend-memfd,id=ram,size=64M,share=on", "-machine", "memory-backend=ram"]
@@ -60,11 +61,6 @@ class Qemu:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,6 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles" / "spdk_emulator" / "files"))
-
 from front_end import FrontEnd, Memory, Ring
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import BdevIo, BdevRegistry

@@ -33,7 +33,6 @@ _OPCODES = {
 _PLAIN = (Op.READ, Op.WRITE)
 _IO_READ, _IO_WRITE = int(Io.READ), int(Io.WRITE)
 _CODE_TYPE_PATH = 0x3
-_ONCS_COPY = 1 << 8
 
 
 class _Parts:
@@ -97,7 +96,7 @@ class NvmeBdev(Bdev):
         )
         if controller.data["fuses"] & 1:
             self.also_supported = self.also_supported | {"compare_and_write"}
-        if oncs & _ONCS_COPY:
+        if oncs & nvme.ONCS_COPY:
             self.also_supported = self.also_supported | {"copy"}
         self._shift = namespace.block_size.bit_length() - 1
         self._settings = settings

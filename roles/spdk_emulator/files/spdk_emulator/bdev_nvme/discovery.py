@@ -136,8 +136,12 @@ class Discovery:
                 subsystems.append(record)
         self.referrals = referrals
         known = {entry.record for entry in self.entries}
-        new = [self._entry(record) for record in subsystems if record not in known]
-        await asyncio.gather(*(self._attach(entry) for entry in new))
+        new: dict[str, list[Entry]] = {}
+        for record in subsystems:
+            if record not in known:
+                entry = self._entry(record)
+                new.setdefault(entry.name, []).append(entry)
+        await asyncio.gather(*(self._attach(entries) for entries in new.values()))
         gone = [entry for entry in self.entries if entry.record not in subsystems]
         self.entries = [entry for entry in self.entries if entry not in gone]
         await asyncio.gather(*(self._detach(entry) for entry in gone))
@@ -160,12 +164,14 @@ class Discovery:
         self.entries.append(made)
         return made
 
-    async def _attach(self, entry: Entry) -> None:
-        try:
-            await self._registry.attach(entry.name, entry.trid, self._host, self.options)
-        except OSError as failure:
+    async def _attach(self, entries: list[Entry]) -> None:
+        """The paths of one subsystem, one after the other: the first that the log page names is the first in use."""
+        for entry in entries:
             trid = entry.trid
-            log.error("%s: cannot attach %s at %s: %s", self.name, trid.subnqn, trid.traddr, failure.strerror)
+            try:
+                await self._registry.attach(entry.name, trid, self._host, self.options)
+            except OSError as failure:
+                log.error("%s: cannot attach %s at %s: %s", self.name, trid.subnqn, trid.traddr, failure.strerror)
 
     async def _detach(self, entry: Entry) -> None:
         try:

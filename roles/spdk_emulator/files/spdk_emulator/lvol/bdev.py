@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import Bdev, BdevError, BdevIo, Op, Status
-from .transfer import copy, make_zero, transfer
+from ..bdev.transfer import copy, make_zero, transfer
 
 if TYPE_CHECKING:
     from .store import Store

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
+from ..bdev.transfer import read, transfer, write_zeroes
 from .bdev import READABLE, WRITABLE, Lvol
 from .layout import (
     ENTRY_BYTES,
@@ -31,7 +32,6 @@ from .layout import (
     unpack_catalogue,
     unpack_table,
 )
-from .transfer import read, transfer, write_zeroes
 
 log = logging.getLogger(__name__)
 

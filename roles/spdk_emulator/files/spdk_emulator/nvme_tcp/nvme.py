@@ -41,6 +41,7 @@ class Io(enum.IntEnum):
     COMPARE = 0x05
     WRITE_ZEROES = 0x08
     DATASET_MANAGEMENT = 0x09
+    COPY = 0x19
 
 
 class Fabrics(enum.IntEnum):
@@ -76,6 +77,7 @@ class Sc(enum.IntEnum):
     CONNECT_INVALID_PARAMETERS = 0x182
     CONNECT_INVALID_HOST = 0x184
     AUTHENTICATION_REQUIRED = 0x191
+    SIZE_LIMIT_EXCEEDED = 0x183
     ANA_INACCESSIBLE = 0x302
 
 
@@ -160,6 +162,7 @@ NOTICE_DISCOVERY = 1 << 31
 ONCS_COMPARE = 1 << 0
 ONCS_DATASET_MANAGEMENT = 1 << 2
 ONCS_WRITE_ZEROES = 1 << 3
+ONCS_COPY = 1 << 8
 
 SGL_IN_CAPSULE = 0x01
 """SGL identifier byte: data block, offset: the data follows in the capsule."""
@@ -304,6 +307,7 @@ IDENTIFY_CONTROLLER = Layout(
     oncs=(520, "H"),
     fuses=(522, "H"),
     vwc=(525, "B"),
+    ocfs=(534, "H"),
     sgls=(536, "I"),
     mnan=(540, "I"),
     subnqn=(768, "256s"),
@@ -330,6 +334,9 @@ IDENTIFY_NAMESPACE = Layout(
     npdg=(68, "H"),
     npda=(70, "H"),
     nows=(72, "H"),
+    mssrl=(74, "H"),
+    mcl=(76, "I"),
+    msrc=(80, "B"),
     anagrpid=(92, "I"),
     nguid=(104, "16s"),
     eui64=(120, "8s"),

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..bdev.models import Op
+from ..bdev.transfer import copy
 from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
@@ -74,6 +75,8 @@ _TO_CONTROLLER, _TO_HOST, _BOTH_WAYS = 1, 2, 3
 _AUTHENTICATION = (Fabrics.AUTHENTICATION_SEND, Fabrics.AUTHENTICATION_RECV)
 _DSM_DEALLOCATE = 1 << 2
 _WRITE_ZEROES_DEALLOCATE = 1 << 25
+_SOURCE_RANGE = struct.Struct("<8xQH14x")
+"""Of a Copy command (NVM command set specification, 3.2.2): first block, number of blocks, counted from zero."""
 
 
 class Transfer:
@@ -119,6 +122,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         """The host does not read its answers: no more commands are looked at until it does."""
         self._open = False
+        self._copying: set[asyncio.Task[None]] = set()
         self._termination: asyncio.TimerHandle | None = None
 
     # asyncio's side
@@ -136,6 +140,8 @@ class Connection(asyncio.Protocol):
         self._open = False
         self._out.clear()
         self._transfers.clear()
+        for task in self._copying:
+            task.cancel()
         self.target.connections.discard(self)
         if self._termination:
             self._termination.cancel()
@@ -508,6 +514,8 @@ class Connection(asyncio.Protocol):
                 self._finish(slot, cid, Sc.SUCCESS)
         elif opcode == Io.DATASET_MANAGEMENT:
             self._deallocate(namespace, slot, command, iov)
+        elif opcode == Io.COPY:
+            self._copy(namespace, slot, command, b"".join(iov))
         else:
             self._finish(slot, cid, Sc.INVALID_OPCODE | nvme.DO_NOT_RETRY)
 
@@ -557,6 +565,37 @@ class Connection(asyncio.Protocol):
         block_size = namespace.bdev.block_size
         for start, blocks in ranges:
             namespace.descriptor.io(Op.UNMAP, start * block_size, blocks * block_size, [], done)
+
+    def _copy(self, namespace: Namespace, slot: int, command: Command, ranges: bytes) -> None:
+        """One range of blocks to another place in the namespace; SPDK takes no more than one."""
+        bdev, number = namespace.bdev, (command.cdw12 & 0xFF) + 1
+        if len(ranges) != number * _SOURCE_RANGE.size:
+            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
+            return
+        if number > 1:
+            self._finish(slot, command.cid, Sc.SIZE_LIMIT_EXCEEDED)
+            return
+        if command.cdw12 >> 8 & 0xF:
+            self._finish(slot, command.cid, Sc.INVALID_FIELD)
+            return
+        first, last = _SOURCE_RANGE.unpack(ranges)
+        source, target = first * bdev.block_size, (command.cdw10 | command.cdw11 << 32) * bdev.block_size
+        length = (last + 1) * bdev.block_size
+        if max(source, target) + length > bdev.size:
+            self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
+            return
+
+        async def work() -> None:
+            try:
+                await copy(namespace.descriptor, source, target, length)
+            except OSError:
+                self._finish(slot, command.cid, Sc.INTERNAL_ERROR)
+            else:
+                self._finish(slot, command.cid, Sc.SUCCESS)
+
+        task = self._loop.create_task(work())
+        self._copying.add(task)
+        task.add_done_callback(self._copying.discard)
 
 
 def _range(namespace: Namespace, command: Command) -> tuple[int, int]:

@@ -33,6 +33,8 @@ ABORT_LIMIT = 4
 DISCOVERY_KATO = 120_000
 """Milliseconds without a keep alive after which a discovery connection that asked for none is dropped."""
 CHANGED_LIST_LIMIT = 1024
+COPY_BUFFER = 132 << 10
+"""Bytes of SPDK's large buffers."""
 TOO_MANY_CHANGED = 0xFFFFFFFF
 
 _CMIC_PORTS_AND_CONTROLLERS, _CMIC_ANA = 0x03, 0x08
@@ -56,6 +58,7 @@ _IO_EFFECTS = {
     Io.COMPARE: (_CSUPP | _NSCPE, Op.COMPARE),
     Io.WRITE_ZEROES: (_CSUPP | _LBCC | _NSCPE, Op.WRITE_ZEROES),
     Io.DATASET_MANAGEMENT: (_CSUPP | _LBCC | _NSCPE, Op.UNMAP),
+    Io.COPY: (_CSUPP | _LBCC | _NSCPE, None),
 }
 """Effects, and the ability that every bdev of the subsystem needs for it."""
 
@@ -335,6 +338,7 @@ class Controller:
             "nn": subsystem.options.max_namespaces,
             "oncs": self._optional_commands(),
             "vwc": 5,
+            "ocfs": 1,
             "ioccsz": (64 + options.in_capsule_data_size) // 16,
             "iorcsz": 1,
             "msdbd": 1,
@@ -349,6 +353,7 @@ class Controller:
             (nvme.ONCS_COMPARE if self.subsystem.supports(Op.COMPARE) and self.subsystem.namespaces else 0)
             | (nvme.ONCS_DATASET_MANAGEMENT if self.subsystem.supports(Op.UNMAP) else 0)
             | (nvme.ONCS_WRITE_ZEROES if self.subsystem.supports(Op.WRITE_ZEROES) else 0)
+            | nvme.ONCS_COPY
         )
 
     def namespace(self, nsid: int) -> Namespace | None:
@@ -381,6 +386,8 @@ class Controller:
             return blocks - 1 if blocks else otherwise
 
         granularity = zero_based(write_granularity, unit)
+        # SPDK copies through a buffer where a bdev cannot copy by itself.
+        most_copied = 0xFFFF if "copy" in bdev.also_supported else COPY_BUFFER // bdev.block_size
         return Answer(
             data=nvme.IDENTIFY_NAMESPACE.pack(
                 nsze=bdev.num_blocks,
@@ -395,6 +402,8 @@ class Controller:
                 npdg=zero_based(unmap_granularity, granularity),
                 npda=zero_based(unmap_alignment, granularity),
                 nows=zero_based(optimal, self.options.max_io_size // bdev.block_size - 1),
+                mssrl=most_copied,
+                mcl=most_copied,
                 anagrpid=namespace.anagrpid if ana else 0,
                 nguid=namespace.nguid,
                 eui64=namespace.eui64,

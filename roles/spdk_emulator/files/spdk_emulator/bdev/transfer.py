@@ -1,11 +1,11 @@
-"""I/O of a coroutine on a base bdev: what is not done for every request of a guest."""
+"""I/O of a coroutine on a bdev: what is not done for every request of a guest."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 
-from ..bdev.models import BdevError, Descriptor, Op, Status
+from .models import BdevError, Descriptor, Op, Status
 
 CHUNK = 1024 * 1024
 """Bytes; between two of these others get their turn."""
@@ -55,6 +55,8 @@ async def make_zero(base: Descriptor, offset: int, length: int) -> None:
 
 
 async def copy(base: Descriptor, source: int, target: int, length: int) -> None:
-    for start in range(0, length, CHUNK):
+    """The two may overlap."""
+    chunks = range(0, length, CHUNK)
+    for start in chunks if target < source else reversed(chunks):
         data = await read(base, source + start, min(CHUNK, length - start))
         await transfer(base, Op.WRITE, target + start, len(data), data)

@@ -1,8 +1,0 @@
-"""Peers that nobody here wrote: Linux in a guest, QEMU."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

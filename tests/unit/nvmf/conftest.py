@@ -1,8 +1,0 @@
-"""Make the emulator importable."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "roles" / "spdk_emulator" / "files"))
