@@ -324,7 +324,7 @@ RESTART_PLAY = """
 """
 RESTART_CASE = """
 - ansible.builtin.include_role: {name: ipdk.storage.spdk, tasks_from: outdated}
-  vars: {spdk_since: "{{ item.since }}", spdk_config: {changed: false}}
+  vars: {spdk_asks_start: "{{ item.since }}", spdk_config: {changed: false}}
 - ansible.builtin.assert: {that: spdk_outdated | bool == item.outdated, fail_msg: "{{ item | to_json }}"}
 """
 
