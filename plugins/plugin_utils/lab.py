@@ -108,7 +108,7 @@ def inventory(options: Mapping[str, Any]) -> tuple[dict[str, Variables], dict[st
             "host_ipu": ipu,
             "host_address": address(3, number),
             "host_guest": options["host_guest"],
-            # Over the platform's own connection, which all nodes of a lab have.
+            # Where nobody logs in, they keep what all nodes of a lab have: the platform's own connection.
             **({"ansible_connection": "ssh"} if options["host_access"] == "ssh" else {}),
         }
         for number, ipu in enumerate(ipus)
