@@ -12,7 +12,8 @@ from ..bdev.models import Bdev, BdevIo, Op, Status
 from ..nvme_tcp import nvme
 from ..nvme_tcp.host import Request, part
 from ..nvme_tcp.nvme import DO_NOT_RETRY, Io, Sc
-from .controller import Ana, Controller, Namespace
+from .controller import Controller
+from .namespace import Ana, Namespace
 
 ACTIVE_PASSIVE = "active_passive"
 ACTIVE_ACTIVE = "active_active"

@@ -9,16 +9,17 @@ import asyncio
 import enum
 import errno
 import logging
-import struct
-import uuid as uuid_module
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..nvme_tcp import auth, nvme
+from ..nvme_tcp import nvme
 from ..nvme_tcp.host import MAX_TRANSFER, HostQueue, Request
-from ..nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Lid, Property, Sc
+from ..nvme_tcp.nvme import Admin, Cns, Feature, Lid, Sc
+from .admin import AdminQueue, connect_queue
+from .authentication import authenticate
 from .connection import TIMEOUT, Connection, Host, NvmeError, Trid
+from .namespace import Ana, Namespace, access_states, can_be_bdev, describe
 from .options import ControllerOptions
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ TIMEOUT_STEPS = 8
 """How exactly ``timeout_us`` is kept: to this part of it."""
 EVENT_LIMIT = 8
 SHUTDOWN_TIMEOUT = 5.0
-READY_POLL = 0.01
 UNDELAYED_RETRY = 1.0
 """Seconds between attempts to reconnect where no ``reconnect_delay_sec`` was given."""
 SMART_EVENTS = 0x1F
@@ -49,37 +49,6 @@ class State(enum.Enum):
     DELAYED = "reconnect_is_delayed"
     FAILED = "failed"
     DELETING = "deleting"
-
-
-class Ana(enum.IntEnum):
-    """Asymmetric namespace access states (8.1.2)."""
-
-    OPTIMIZED = 0x1
-    NON_OPTIMIZED = 0x2
-    INACCESSIBLE = 0x3
-    PERSISTENT_LOSS = 0x4
-    CHANGE = 0xF
-
-
-@dataclass
-class Namespace:
-    """A namespace as one controller shows it. ``uuid`` is its NGUID if it has one, else its UUID, else None."""
-
-    nsid: int
-    num_blocks: int
-    block_size: int
-    uuid: uuid_module.UUID | None
-    shared: bool
-    group: int
-    write_granularity: tuple[int, int, int]
-    unmap_granularity: tuple[int, int]
-    ana: Ana = Ana.OPTIMIZED
-    ana_deadline: float | None = None
-    """Until when (loop time) it is worth waiting for a better access state; None: the state is good."""
-
-    @property
-    def usable(self) -> bool:
-        return self.ana in (Ana.OPTIMIZED, Ana.NON_OPTIMIZED)
 
 
 class Owner(Protocol):
@@ -125,10 +94,10 @@ class Controller:
         self.queue: HostQueue | None = None
         """The I/O queue, once there was I/O."""
         self.cntlid = 0
-        self.version = 0
         self.data: dict[str, Any] = {}
         """Identify Controller."""
         self.namespaces: dict[int, Namespace] = {}
+        self.version = 0
         self.max_transfer = MAX_TRANSFER
         self.max_zeroes = 0
         """The most bytes of one Write Zeroes; 0: no limit is told."""
@@ -136,7 +105,7 @@ class Controller:
         """The most blocks of one deallocation; 0: no limit is told."""
         self._settings = settings
         self._spawn = spawn
-        self._admin: Connection | None = None
+        self._admin: AdminQueue | None = None
         self._io: Connection | None = None
         self._held: list[Request] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -158,7 +127,7 @@ class Controller:
         return self.trid.subnqn == nvme.DISCOVERY_NQN
 
     @property
-    def admin(self) -> Connection:
+    def admin(self) -> AdminQueue:
         """The admin queue. Raises ``OSError`` while there is none."""
         if self._admin is None:
             raise ConnectionError(errno.ENOTCONN, f"{self.name}: not connected")
@@ -187,31 +156,31 @@ class Controller:
         settings = self._settings
         kato = settings["keep_alive_timeout_ms"]
         self._disconnect()
-        admin = self._connection("admin queue", ADMIN_DEPTH)
-        self._admin = admin
-        await admin.open(self.trid, self.host)
-        self.cntlid = await self._connect_queue(admin, 0, ADMIN_DEPTH, kato, nvme.DYNAMIC_CNTLID) & 0xFFFF
-        await self._enable()
-        page = bytearray(nvme.PAGE_SIZE)
-        await self._identify(page, Cns.CONTROLLER)
-        self.data = data = nvme.IDENTIFY_CONTROLLER.unpack(page)
+        admin = self._admin = AdminQueue(self.name, self._connection("admin queue", ADMIN_DEPTH))
+        await admin.connection.open(self.trid, self.host)
+        self.cntlid = await self._connect_queue(admin.connection, 0, ADMIN_DEPTH, kato, nvme.DYNAMIC_CNTLID) & 0xFFFF
+        await admin.enable()
+        self.version = admin.version
+        self.data = data = nvme.IDENTIFY_CONTROLLER.unpack(await admin.identify(Cns.CONTROLLER))
         self.max_transfer = min(MAX_TRANSFER, nvme.PAGE_SIZE << data["mdts"]) if data["mdts"] else MAX_TRANSFER
+        admin.max_transfer = self.max_transfer
         events = data["oaes"] & nvme.NOTICE_DISCOVERY
         if not self.is_discovery:
             events = SMART_EVENTS | data["oaes"] & (nvme.NOTICE_NAMESPACE | nvme.NOTICE_ANA)
-        await self._set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
+        await admin.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, events)
         for _unused in range(min(data["aerl"] + 1, EVENT_LIMIT)):
             self._request_event(admin)
         if kato:
-            low = Feature.KEEP_ALIVE_TIMER
-            kato = await admin.call("Get Features, keep alive timer", Admin.GET_FEATURES, low=low) & 0xFFFFFFFF
+            kato = await admin.get_feature(Feature.KEEP_ALIVE_TIMER)
         if self.is_discovery:
             # Who it is was asked already; SPDK asks once more before it reads the log.
-            await self._identify(page, Cns.CONTROLLER)
+            await admin.identify(Cns.CONTROLLER)
         else:
-            await self._learn_limits()
-            await self._set_feature(Feature.NUMBER_OF_QUEUES, 0)
-            await self._learn_namespaces()
+            limits = await admin.limits()
+            self.max_zeroes = nvme.PAGE_SIZE << limits["wzsl"] if limits.get("wzsl") else 0
+            self.max_deallocate = limits.get("dmrsl", 0)
+            await admin.set_feature(Feature.NUMBER_OF_QUEUES, 0)
+            await self._learn_namespaces(admin)
         if kato:
             self._run(self._keep_alive(admin, kato / 1000))
 
@@ -224,15 +193,7 @@ class Controller:
         return connection
 
     async def _connect_queue(self, connection: Connection, qid: int, depth: int, kato: int, cntlid: int) -> int:
-        """The fabrics command Connect (6.3)."""
-        data = nvme.CONNECT_DATA.pack(
-            hostid=self.host.identifier,
-            cntlid=cntlid,
-            subnqn=self.trid.subnqn.encode(),
-            hostnqn=self.host.nqn.encode(),
-        )
-        low = qid << 16 | depth << 32
-        value = await connection.call("Connect", nvme.FABRICS_OPCODE, Fabrics.CONNECT, low, kato, data)
+        value = await connect_queue(connection, self.trid, self.host, qid, depth, kato, cntlid)
         if value & nvme.AUTHENTICATION_REQUIRED or self.options.dhchap_ctrlr_key:
             await self._authenticate(connection)
         return value
@@ -249,213 +210,45 @@ class Controller:
 
     async def authenticate(self) -> None:
         """Once more, on the connections that there are. Raises ``OSError`` or :class:`NvmeError`."""
-        for connection in (self._admin, self._io):
+        for connection in (self._admin and self._admin.connection, self._io):
             if connection is not None:
                 await self._authenticate(connection)
 
     async def _authenticate(self, connection: Connection) -> None:
-        """DH-HMAC-CHAP on one queue. Raises ``OSError``, also where one side does not believe the other."""
         key, ctrlr_key = self.options.dhchap_key, self.options.dhchap_ctrlr_key
-        if key is None:
-            raise NvmeError(f"{connection.name}: Connect without a key", Sc.AUTHENTICATION_REQUIRED)
-        settings = self._settings
-
-        async def send(message: bytes) -> None:
-            low = auth.SECURITY_FIELDS | len(message) << 32
-            opcode, kind = nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_SEND
-            await connection.call("Authentication Send", opcode, kind, low, data=message)
-
-        async def receive() -> bytes:
-            answer = bytearray(auth.MESSAGE_LIMIT)
-            low = auth.SECURITY_FIELDS | len(answer) << 32
-            opcode, kind = nvme.FABRICS_OPCODE, Fabrics.AUTHENTICATION_RECV
-            await connection.call("Authentication Receive", opcode, kind, low, data=answer)
-            return bytes(answer)
-
-        try:
-            own = auth.parse_secret(ctrlr_key.read()) if ctrlr_key else None
-            names = auth.Names(self.host.nqn, self.trid.subnqn, auth.parse_secret(key.read()), own)
-        except ValueError as error:
-            raise OSError(errno.EKEYREJECTED, f"{connection.name}: {error}") from None
-        host = auth.Host(names, settings["dhchap_digests"], settings["dhchap_dhgroups"])
-        try:
-            await send(host.negotiate())
-            await send(host.reply(await receive()))
-            last = host.finish(await receive())
-        except auth.AuthError as error:
-            if not error.by_peer:
-                await send(host.failure(error))
-            raise OSError(errno.EACCES, f"{connection.name}: authentication failed: {error}") from None
-        if last is not None:
-            await send(last)
-
-    # Properties
-
-    async def _get_property(self, offset: int, eight_bytes: bool = False) -> int:
-        low = eight_bytes | offset << 32
-        what = f"Property Get {offset:#x}"
-        return await self.admin.call(what, nvme.FABRICS_OPCODE, Fabrics.PROPERTY_GET, low)
-
-    async def _set_property(self, offset: int, value: int) -> None:
-        what = f"Property Set {offset:#x}"
-        await self.admin.call(what, nvme.FABRICS_OPCODE, Fabrics.PROPERTY_SET, offset << 32, value)
-
-    async def _enable(self) -> None:
-        """Bring the controller to ready (3.5.1)."""
-        self.version = await self._get_property(Property.VS)
-        capabilities = await self._get_property(Property.CAP, eight_bytes=True)
-        timeout = max((capabilities >> 24 & 0xFF) * 0.5, 1.0)
-        configuration = await self._get_property(Property.CC)
-        status = await self._get_property(Property.CSTS)
-        if configuration & nvme.CC_ENABLE:
-            await self._set_property(Property.CC, configuration & ~nvme.CC_ENABLE)
-            await self._wait_for(nvme.CSTS_READY, 0, timeout, "to be disabled")
-        elif status & nvme.CSTS_READY:
-            await self._wait_for(nvme.CSTS_READY, 0, timeout, "to be disabled")
-        wanted = nvme.CC_ENABLE | 6 << nvme.CC_IOSQES_SHIFT | 4 << nvme.CC_IOCQES_SHIFT
-        await self._set_property(Property.CC, wanted)
-        await self._wait_for(nvme.CSTS_READY, nvme.CSTS_READY, timeout, "to be ready")
-
-    async def _wait_for(self, mask: int, value: int, timeout: float, what: str) -> None:
-        """Poll CSTS."""
-        try:
-            async with asyncio.timeout(timeout):
-                while await self._get_property(Property.CSTS) & mask != value:
-                    await asyncio.sleep(READY_POLL)
-        except TimeoutError:
-            raise TimeoutError(f"{self.name}: waited {timeout:g} s for the controller {what}") from None
-
-    async def _identify(self, page: bytearray, cns: Cns, nsid: int = 0) -> None:
-        await self.admin.call(f"Identify {cns.name}, namespace {nsid}", Admin.IDENTIFY, nsid, cns, data=page)
-
-    async def _set_feature(self, feature: Feature, value: int) -> int:
-        return await self.admin.call(f"Set Features {feature.name}", Admin.SET_FEATURES, low=feature | value << 32)
-
-    async def log_page(self, lid: int, size: int, offset: int = 0, nsid: int = 0) -> bytearray:
-        """``size`` bytes (a multiple of 4) of a log page, in pieces that fit a command."""
-        content = bytearray()
-        while len(content) < size:
-            piece = bytearray(min(size - len(content), self.max_transfer))
-            dwords = len(piece) // 4 - 1
-            low = lid | (dwords & 0xFFFF) << 16 | (dwords >> 16) << 32
-            what = f"Get Log Page {lid:#04x}"
-            await self.admin.call(what, Admin.GET_LOG_PAGE, nsid, low, offset + len(content), piece)
-            content += piece
-        return content
-
-    async def _learn_limits(self) -> None:
-        """Limits of the NVM command set, which older controllers do not tell."""
-        if self.version < 0x00020000:
-            return
-        page = bytearray(nvme.PAGE_SIZE)
-        try:
-            await self._identify(page, Cns.CONTROLLER_OF_COMMAND_SET)
-        except NvmeError:
-            return
-        limits = nvme.IDENTIFY_CONTROLLER_NVM.unpack(page)
-        self.max_zeroes = nvme.PAGE_SIZE << limits["wzsl"] if limits["wzsl"] else 0
-        self.max_deallocate = limits["dmrsl"]
+        await authenticate(connection, (self.host.nqn, self.trid.subnqn), key, ctrlr_key, self._settings)
 
     # Namespaces
 
-    async def _learn_namespaces(self) -> None:
-        nsids = await self._active_namespaces()
-        found = {nsid: await self._identify_namespace(nsid) for nsid in nsids}
-        made = {nsid: await self._describe_namespace(nsid, page) for nsid, page in found.items() if page}
+    async def _learn_namespaces(self, admin: AdminQueue) -> None:
+        found = {nsid: await admin.identify_namespace(nsid) for nsid in await admin.active_namespaces()}
+        made = {nsid: await self._describe_namespace(admin, nsid, page) for nsid, page in found.items() if page}
         self.namespaces = {nsid: namespace for nsid, namespace in made.items() if namespace}
-        await self._learn_ana()
+        await self._learn_ana(admin)
 
-    async def _active_namespaces(self) -> list[int]:
-        nsids: list[int] = []
-        page = bytearray(nvme.PAGE_SIZE)
-        while True:
-            await self._identify(page, Cns.ACTIVE_NAMESPACES, nsids[-1] if nsids else 0)
-            more = nvme.parse_namespace_list(page)
-            if more and nsids and more[0] <= nsids[-1]:
-                raise ConnectionAbortedError(f"{self.name}: the list of namespaces after {nsids[-1]} has {more[0]}")
-            nsids += more
-            if len(more) < nvme.NAMESPACE_LIST_LIMIT:
-                return nsids
-
-    async def _identify_namespace(self, nsid: int) -> bytearray | None:
-        """Identify Namespace; None where there is no such active namespace."""
-        page = bytearray(nvme.PAGE_SIZE)
-        try:
-            await self._identify(page, Cns.NAMESPACE, nsid)
-        except NvmeError as error:
-            if error.status != Sc.INVALID_NAMESPACE:
-                raise
-            return None
-        return page if nvme.IDENTIFY_NAMESPACE.unpack(page)["nsze"] else None
-
-    async def _describe_namespace(self, nsid: int, page: bytearray) -> Namespace | None:
+    async def _describe_namespace(self, admin: AdminQueue, nsid: int, page: bytearray) -> Namespace | None:
         """What there is to know of a namespace; None for one that no bdev can be made of."""
-        known = nvme.IDENTIFY_NAMESPACE.unpack(page)
-        flbas = known["flbas"]
-        offset = nvme.IDENTIFY_NAMESPACE.fields["lbaf0_ms"][0] + 4 * (flbas & 0xF | flbas >> 1 & 0x30)
-        metadata, shift = struct.unpack_from("<HB", page, offset)
-        if metadata or not 9 <= shift <= 16:
-            log.warning(
-                "%s: namespace %d has blocks of 2^%d bytes with %d bytes of metadata; no bdev is made of it",
-                self.name, nsid, shift, metadata,
-            )  # fmt: skip
+        if not can_be_bdev(self.name, nsid, page):
             return None
-        identifiers = await self._identifiers(nsid)
-        identifier = identifiers.get(nvme.DESCRIPTOR_NGUID) or known["nguid"]
-        if not any(identifier):
-            identifier = identifiers.get(nvme.DESCRIPTOR_UUID, bytes(16))
-        optimal = known["nsfeat"] & 0x10
-        return Namespace(
-            nsid=nsid,
-            num_blocks=known["nsze"],
-            block_size=1 << shift,
-            uuid=uuid_module.UUID(bytes=bytes(identifier)) if any(identifier) else None,
-            shared=bool(known["nmic"] & 1),
-            group=known["anagrpid"],
-            write_granularity=(known["npwa"] + 1, known["npwg"] + 1, known["nows"] + 1) if optimal else (0, 0, 0),
-            unmap_granularity=(known["npda"] + 1, known["npdg"] + 1) if optimal else (0, 0),
-        )
-
-    async def _identifiers(self, nsid: int) -> dict[int, bytes]:
-        """None from controllers that claim to have them and do not, or where the namespace is gone by now."""
-        if self.version < 0x00010300:
-            return {}
-        page = bytearray(nvme.PAGE_SIZE)
-        try:
-            await self._identify(page, Cns.NAMESPACE_DESCRIPTORS, nsid)
-        except NvmeError:
-            return {}
-        return dict(nvme.parse_namespace_descriptors(page))
+        return describe(nsid, page, await admin.identifiers(nsid))
 
     @property
     def reports_ana(self) -> bool:
         return bool(self.data["cmic"] & 0x8)
 
-    async def _learn_ana(self) -> None:
-        """The access state of every namespace (5.16.1.13)."""
+    async def _learn_ana(self, admin: AdminQueue) -> None:
+        """The access state of every namespace."""
         if not self.reports_ana or not self.namespaces:
             return
         size = 16 + 32 * self.data["nanagrpid"] + 4 * len(self.namespaces)
-        page = await self.log_page(Lid.ANA, -(-size // 4) * 4, nsid=nvme.BROADCAST_NSID)
-        _unused, groups = struct.unpack_from("<QH", page)
-        position = 16
-        for _unused in range(groups):
-            if position + 32 > len(page):
-                break
-            _unused, count, _unused, state = struct.unpack_from("<IIQB", page, position)
-            position += 32
-            count = min(count, (len(page) - position) // 4)
-            for nsid in struct.unpack_from(f"<{count}I", page, position):
-                if nsid in self.namespaces:
-                    self._set_ana(self.namespaces[nsid], state & 0xF)
-            position += 4 * count
+        page = await admin.log_page(Lid.ANA, -(-size // 4) * 4, nsid=nvme.BROADCAST_NSID)
+        for nsid, state in access_states(page).items():
+            if nsid in self.namespaces:
+                self._set_ana(self.namespaces[nsid], state)
 
-    def _set_ana(self, namespace: Namespace, state: int) -> None:
+    def _set_ana(self, namespace: Namespace, state: Ana) -> None:
         """An access state that is not good may last for ANATT seconds, a persistent loss lasts (8.1.2.8)."""
-        try:
-            namespace.ana = Ana(state)
-        except ValueError:
-            namespace.ana = Ana.INACCESSIBLE
+        namespace.ana = state
         if namespace.usable:
             namespace.ana_deadline = None
         elif namespace.ana_deadline is None:
@@ -474,7 +267,7 @@ class Controller:
 
     # Asynchronous events
 
-    def _request_event(self, admin: Connection) -> None:
+    def _request_event(self, admin: AdminQueue) -> None:
         def done(request: Request, status: int, value: int) -> None:
             if admin is not self._admin:
                 return
@@ -485,7 +278,7 @@ class Controller:
             self._request_event(admin)
             self._event(value & 0xFFFFFF)
 
-        admin.submit(Request(Admin.ASYNC_EVENT_REQUEST, 0, 0, 0, [], 0, done))
+        admin.connection.submit(Request(Admin.ASYNC_EVENT_REQUEST, 0, 0, 0, [], 0, done))
 
     def _event(self, event: int) -> None:
         self._events.add(event)
@@ -504,54 +297,53 @@ class Controller:
         admin = self.admin
         try:
             while self._events and admin is self._admin:
-                await self._handle_event(self._events.pop())
+                await self._handle_event(admin, self._events.pop())
         except OSError as error:
             # What it told is known to nobody now, so all has to be learned again.
-            self._lost(admin, str(error))
+            self._lost(admin.connection, str(error))
         finally:
             if self._event_task is asyncio.current_task():
                 self._event_task = None
 
-    async def _handle_event(self, event: int) -> None:
+    async def _handle_event(self, admin: AdminQueue, event: int) -> None:
         try:
             if event == nvme.EVENT_NAMESPACE_CHANGED:
-                await self._namespaces_changed()
+                await self._namespaces_changed(admin)
             elif event == nvme.EVENT_ANA_CHANGED:
-                await self._learn_ana()
+                await self._learn_ana(admin)
                 self.owner.state_changed(self)
             elif event == nvme.EVENT_DISCOVERY_CHANGED:
                 self.owner.discovery_changed(self)
         except NvmeError as error:
             log.warning("%s: an asynchronous event could not be handled: %s", self.name, error)
 
-    async def _namespaces_changed(self) -> None:
+    async def _namespaces_changed(self, admin: AdminQueue) -> None:
         try:
-            page = await self.log_page(Lid.CHANGED_NAMESPACES, nvme.PAGE_SIZE, nsid=nvme.BROADCAST_NSID)
-            nsids = nvme.parse_namespace_list(page)
+            nsids = await admin.changed_namespaces()
         except NvmeError as error:
             log.warning("%s: which namespaces have changed is not known: %s", self.name, error)
             nsids = [nvme.BROADCAST_NSID]
         if nvme.BROADCAST_NSID in nsids:
             # More have changed than the page can tell.
-            nsids = sorted({*await self._active_namespaces(), *self.namespaces})
+            nsids = sorted({*await admin.active_namespaces(), *self.namespaces})
         try:
             # The page tells a change once: one namespace that fails is no reason to forget the others.
             for nsid in nsids:
                 try:
-                    page_of = await self._identify_namespace(nsid)
+                    page = await admin.identify_namespace(nsid)
                 except NvmeError as error:
                     log.warning("%s: namespace %d has changed, but %s", self.name, nsid, error)
                     continue
-                namespace = await self._describe_namespace(nsid, page_of) if page_of else None
+                namespace = await self._describe_namespace(admin, nsid, page) if page else None
                 if namespace:
                     self.namespaces[nsid] = namespace
                 else:
                     self.namespaces.pop(nsid, None)
-            await self._learn_ana()
+            await self._learn_ana(admin)
         finally:
             self.owner.namespaces_changed(self, nsids)
 
-    async def _keep_alive(self, admin: Connection, timeout: float) -> None:
+    async def _keep_alive(self, admin: AdminQueue, timeout: float) -> None:
         """Twice in the keep alive time; without an answer in that time there is no connection any more (3.9)."""
         while admin is self._admin:
             await asyncio.sleep(timeout / 2)
@@ -559,11 +351,12 @@ class Controller:
                 return
             try:
                 async with asyncio.timeout(timeout):
-                    await admin.call("Keep Alive", Admin.KEEP_ALIVE)
+                    await admin.keep_alive()
             except TimeoutError:
-                self._lost(admin, f"no answer to a keep alive within {min(timeout, admin.timeout):g} s")
+                answered = min(timeout, admin.connection.timeout)
+                self._lost(admin.connection, f"no answer to a keep alive within {answered:g} s")
             except NvmeError as error:
-                self._lost(admin, str(error))
+                self._lost(admin.connection, str(error))
 
     # I/O
 
@@ -628,7 +421,7 @@ class Controller:
         """Ask the controller to give up commands of the I/O queue (5.1); where it cannot, reset it."""
         try:
             for cid in cids:
-                if await self.admin.call(f"Abort {cid}", Admin.ABORT, low=IO_QUEUE | cid << 16) & 1:
+                if not await self.admin.abort(IO_QUEUE, cid):
                     raise NvmeError(f"{self.name}: Abort {cid}", Sc.ABORTED_BY_REQUEST)
         except (NvmeError, OSError) as error:
             log.warning("%s; the controller is reset", error)
@@ -645,12 +438,12 @@ class Controller:
         if io is not None:
             io.close()
         if admin is not None:
-            admin.close()
+            admin.connection.close()
         for request in held:
             request.done(request, Sc.ABORTED_SQ_DELETION, 0)
 
     def _lost(self, connection: Connection, reason: str) -> None:
-        if connection is not self._admin and connection is not self._io:
+        if connection is not self._io and (self._admin is None or connection is not self._admin.connection):
             return
         if self.live:
             log.warning("%s: connection lost: %s", connection.name, reason)
@@ -758,10 +551,7 @@ class Controller:
         if was_live and self._admin is not None:
             try:
                 async with asyncio.timeout(SHUTDOWN_TIMEOUT):
-                    configuration = await self._get_property(Property.CC)
-                    await self._set_property(Property.CC, configuration | 1 << nvme.CC_SHN_SHIFT)
-                    while not await self._get_property(Property.CSTS) & nvme.CSTS_SHUTDOWN_COMPLETE:
-                        await asyncio.sleep(READY_POLL)
+                    await self._admin.shut_down(SHUTDOWN_TIMEOUT)
             except (NvmeError, OSError, TimeoutError) as error:
                 log.info("%s: no orderly shutdown: %s", self.name, error)
         self._disconnect()

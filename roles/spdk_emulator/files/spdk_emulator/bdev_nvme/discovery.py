@@ -118,10 +118,10 @@ class Discovery:
         """The log page's entries; read again if it changed meanwhile."""
         header_size = nvme.DISCOVERY_HEADER.size
         while True:
-            header = nvme.DISCOVERY_HEADER.unpack(await controller.log_page(Lid.DISCOVERY, header_size))
+            header = nvme.DISCOVERY_HEADER.unpack(await controller.admin.log_page(Lid.DISCOVERY, header_size))
             size = header_size + header["numrec"] * _ENTRY_SIZE
-            page = bytes(await controller.log_page(Lid.DISCOVERY, size))
-            generation = int.from_bytes(await controller.log_page(Lid.DISCOVERY, 8), "little")
+            page = bytes(await controller.admin.log_page(Lid.DISCOVERY, size))
+            generation = int.from_bytes(await controller.admin.log_page(Lid.DISCOVERY, 8), "little")
             if generation == header["genctr"]:
                 return [page[start : start + _ENTRY_SIZE] for start in range(header_size, size, _ENTRY_SIZE)]
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..bdev.models import BdevIo, Status
 from .bdev import ACTIVE_ACTIVE, NvmeBdev
 from .connection import Host, NvmeError, Trid
-from .controller import Controller, Namespace, State
+from .controller import Controller, State
 from .discovery import Discovery
+from .namespace import Namespace
 from .options import ControllerOptions, check, defaults
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import array, boolean, enum, int32, obj, string, uint8, uint16, uint32, uint64
 from ..jsonrpc.registry import ANY, Param, method
 from ..nvme_tcp import nvme
-from ..nvme_tcp.nvme import Admin, Lid
+from ..nvme_tcp.nvme import Lid
 from .bdev import ACTIVE_ACTIVE, ACTIVE_PASSIVE, QUEUE_DEPTH, ROUND_ROBIN, NvmeBdev
 from .connection import NvmeError, Trid
 from .controller import Controller
@@ -394,8 +394,8 @@ async def bdev_nvme_get_controller_health_info(app: App, name: str) -> dict[str,
     controller = group.controllers[0]
     try:
         # SPDK asks for the temperature threshold first and goes no further where there is none.
-        await controller.admin.call("Get Features", Admin.GET_FEATURES, low=nvme.Feature.TEMPERATURE_THRESHOLD)
-        page = await controller.log_page(Lid.HEALTH, _HEALTH_SIZE, nsid=nvme.BROADCAST_NSID)
+        await controller.admin.get_feature(nvme.Feature.TEMPERATURE_THRESHOLD)
+        page = await controller.admin.log_page(Lid.HEALTH, _HEALTH_SIZE, nsid=nvme.BROADCAST_NSID)
     except (NvmeError, OSError):
         raise RpcError(INTERNAL_ERROR, "Internal error.") from None
     warning, temperature, spare, threshold, used, *rest = _HEALTH.unpack_from(page)
