@@ -62,6 +62,12 @@ def sma_python() -> Path:
     return python
 
 
+def environment(packages: Path = Path(__file__).parent) -> dict[str, str]:
+    """What SMA is started with; `packages` has the vendors' plugins."""
+    paths = f"{FILES / 'sma_plugins'}:{packages}"
+    return {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 class Sma:
     """An SMA process that can be killed and started again."""
 
@@ -75,6 +81,7 @@ class Sma:
         plugins: Sequence[str] = (),
         devices: Sequence[dict[str, Any]] = (),
         monitor: Path | None = None,
+        packages: Path = Path(__file__).parent,
         **params: Any,
     ) -> None:
         self.address = f"unix:{directory}/sma.sock:8080"
@@ -82,6 +89,7 @@ class Sma:
         self.log = directory / "sma.log"
         self._python = python
         self._monitor = monitor
+        self._packages = packages
         self._configuration = directory / "sma.yaml"
         self._process: subprocess.Popen[bytes] | None = None
         buses = [{"name": "pci.ipdk.0", "count": 32}, {"name": "pci.ipdk.1", "count": 32}]
@@ -101,13 +109,8 @@ class Sma:
         monitor = ["--monitor", str(self._monitor)] if self._monitor else []
         return [str(self._python), "-m", "ipdk_sma", "--config", str(self._configuration), *monitor]
 
-    @staticmethod
-    def environment() -> dict[str, str]:
-        return {
-            **os.environ,
-            "PYTHONPATH": f"{FILES / 'sma_plugins'}:{Path(__file__).parent}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+    def environment(self) -> dict[str, str]:
+        return environment(self._packages)
 
     def start(self, wait: bool = True) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
@@ -126,7 +129,7 @@ class Sma:
 
 @pytest.fixture
 def sma_environment() -> dict[str, str]:
-    return Sma.environment()
+    return environment()
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from support.spdk import Spdk
 
 
 def test_disks_come_and_go(make_sma: Any, tmp_path: Path, tmp_path_factory: Any) -> None:
-    port = free_port()
-    monitor = ("-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off")
-    with Spdk(tmp_path) as ipu, Guest(tmp_path_factory.mktemp("guest"), arguments=monitor) as guest:
-        sma = make_sma(ipu.rpc_socket, port)
+    monitor = tmp_path / "qmp.sock"  # as in a lab
+    arguments = ("-qmp", f"unix:{monitor},server=on,wait=off")
+    with Spdk(tmp_path) as ipu, Guest(tmp_path_factory.mktemp("guest"), arguments=arguments) as guest:
+        sma = make_sma(ipu.rpc_socket, free_port(), monitor=monitor)
         sma.start()
         volumes = []
         for number in range(6):

@@ -2,11 +2,13 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Several device managers in one SMA, one of them a vendor's plugin (dummy_vendor.py); SMA's readiness."""
+"""Several device managers in one SMA, of a vendor's module (dummy_vendor.py) and package (acme_sma), too; readiness."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,25 @@ def test_a_vendors_manager_works_beside_ours(vendor_sma: Sma, spdk: FakeSpdk, qe
         client.call("DeleteDevice", {"handle": "virtio_blk:sma-0"})
         with pytest.raises(_jsonrpc.Error, match="Invalid device handle"):
             client.call("DeleteDevice", {"handle": "nvme:other-3"})
+
+
+def test_a_plugin_of_a_package(make_sma: Callable[..., Sma], tmp_path: Path, qemu: FakeQemu, spdk: FakeSpdk) -> None:
+    """Its wheel is all that is installed; the scenario `systemd` does it through the role."""
+    sources, wheels, packages = tmp_path / "sources", tmp_path / "wheels", tmp_path / "packages"
+    shutil.copytree(Path(__file__).parent / "acme_sma", sources)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(sources)]
+    subprocess.run([*pip, *build], check=True, timeout=120)
+    (wheel,) = wheels.iterdir()
+    install = ["install", "--no-index", "--only-binary", ":all:", "--target", str(packages), str(wheel)]
+    subprocess.run([*pip, *install], check=True, timeout=120)
+
+    acme = {"name": "acme", "params": {"prefix": "A7"}}
+    sma = make_sma(spdk.path, qemu.port, plugins=["acme_sma"], devices=[acme], packages=packages)
+    sma.start()
+    with _sma.Client(sma.address, timeout=20) as client:
+        request = {"nvmf_tcp": {"subnqn": "nqn.2022-06.io.ipdk:acme", "traddr": "127.0.0.1"}}
+        assert client.call("CreateDevice", request).handle == "nvmf-tcp:A7-nqn.2022-06.io.ipdk:acme"
 
 
 def test_a_manager_that_no_plugin_has_ends_sma(make_sma: Callable[..., Sma], qemu: FakeQemu, spdk: FakeSpdk) -> None:
