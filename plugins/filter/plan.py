@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ipdk.storage.plugins.plugin_utils import (
+    encryption,
     fio_jobs,
     lvol_stores,
     planner,
@@ -57,7 +58,7 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
         }
     for name in groups.get("ipus", []):
         own = hostvars[name].get("virtual_disks_node") or {}
-        declared["ipus"][name] = {"host_nqn": own.get("host_nqn"), "max_disks": own.get("max_disks")}
+        declared["ipus"][name] = {key: own.get(key) for key in ("host_nqn", "max_disks", "keys_dir")}
     for name in groups.get("ipu_hosts", []):
         declared["hosts"][name] = {
             "ipu": hostvars[name].get("host_ipu"),
@@ -70,6 +71,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "declared_nodes": declared_nodes,
+            "disk_keys": encryption.with_keys,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,

@@ -5,23 +5,24 @@
 """A node's declaration: all that its SPDK shall have, in one document.
 
     {"version": 1, "node": "st1", "transports": [...], "bdevs": [...], "subsystems": [...], "controllers": [...],
-     "qos": [...], "vhost_blk": [...]}
+     "crypto": [...], "qos": [...], "vhost_blk": [...]}
 
 An item is what the module of its family takes, without ``state``. The module ``spdk_target`` applies a declaration, and
 ``ipdk_node restore`` applies the one that a node keeps whenever its SPDK has started; both with what is here. Keys are
-in it by the name that they have in SPDK's keyring only. Standard library only: a node may have no Ansible.
+in it only by the name that they have in SPDK's keyring, or by the file that has them. Standard library only: a node
+may have no Ansible.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import BDEV, Bdevs
+from ansible_collections.ipdk.storage.plugins.module_utils._crypto import DECLARED, CryptoBdevs
+from ansible_collections.ipdk.storage.plugins.module_utils._files import write_private
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
 from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import CONTROLLER, Controllers
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import SUBSYSTEM, Subsystems
@@ -53,6 +54,7 @@ SECTIONS = (
     Section("bdevs", "name", BDEV, Bdevs.normalise, Bdevs),
     Section("subsystems", "nqn", SUBSYSTEM, Subsystems.normalise, Subsystems),
     Section("controllers", "name", CONTROLLER, Controllers.normalise, Controllers),
+    Section("crypto", "name", DECLARED, CryptoBdevs.normalise, CryptoBdevs),
     Section("qos", "name", BDEV_QOS, BdevLimits.normalise, BdevLimits),
     Section("vhost_blk", "name", VHOST_BLK, VhostControllers.normalise, VhostControllers),
 )
@@ -197,19 +199,5 @@ def dump(document: Document) -> str:
 
 
 def save(path: str, document: Document) -> None:
-    """Write a document so that whoever reads sees the old one or the new one, and only its owner does: the one of the
-    file that is there, else of its directory. Raises OSError."""
-    directory = os.path.dirname(os.path.abspath(path))
-    owner = os.stat(path if os.path.exists(path) else directory)
-    number, new = tempfile.mkstemp(prefix=".declaration-", dir=directory)  # mkstemp makes it 0600
-    try:
-        with open(number, "w", encoding="utf-8") as file:
-            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(number, owner.st_uid, owner.st_gid)
-            file.write(dump(document))
-            file.flush()
-            os.fsync(number)
-        os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+    """Write a document for its owner only, as a whole. Raises OSError."""
+    write_private(path, dump(document))

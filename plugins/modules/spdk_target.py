@@ -15,7 +15,7 @@ author:
 description:
   - Applies a document that says all that an SPDK shall have, in one connection and in an order in which it works.
     Transports come first, then bdevs, subsystems with their namespaces and only then their listeners, NVMe
-    controllers, limits of bdevs, and last vhost controllers.
+    controllers, encrypted bdevs, limits of bdevs, and last vhost controllers.
   - What is there and not in the document is left alone.
   - With O(remember) the node keeps the document. Its SPDK then comes back with what is in it, without Ansible.
 extends_documentation_fragment:
@@ -25,10 +25,11 @@ options:
   declaration:
     description:
       - The document. Every section is optional.
-      - C(transports), C(bdevs), C(subsystems), C(controllers) and C(qos) are lists of what
+      - C(transports), C(bdevs), C(subsystems), C(controllers), C(crypto) and C(qos) are lists of what
         M(ipdk.storage.spdk_nvmf_transport), M(ipdk.storage.spdk_bdev), M(ipdk.storage.spdk_nvmf_subsystem),
-        M(ipdk.storage.spdk_nvme_controller) and M(ipdk.storage.spdk_bdev_qos) take in their options of these names,
-        without C(state).
+        M(ipdk.storage.spdk_nvme_controller), M(ipdk.storage.spdk_bdev_crypto) and M(ipdk.storage.spdk_bdev_qos) take in
+        their options of these names, without C(state).
+      - The keys of C(crypto) are in files on the node, C(key_file). A document with a key in it is refused.
       - C(vhost_blk) is a list of vhost-user-blk controllers, each with its C(name), which is also the name of its
         socket, and its C(bdev).
       - C(version) is V(1), and C(node) is the name of the node, for whoever reads it.

@@ -15,7 +15,12 @@ from typing import Any
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, VERSION
 from ansible_collections.ipdk.storage.plugins.module_utils._qos import UNLIMITED, shown_all
 from ansible_collections.ipdk.storage.plugins.plugin_utils import items
-from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import Disk, bdev_name, subsystem_nqn
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    Disk,
+    bdev_name,
+    encrypted_name,
+    subsystem_nqn,
+)
 
 Edit = dict[str, Any]
 """``{disk, node, section, name, item}``: the item of that name becomes this, or goes where ``item`` is null. Section
@@ -58,15 +63,20 @@ def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str,
         nsids = [nsid for nsid, bdev in _namespaces(kept.get(disk.target), nqn).items() if bdev == disk.bdev]
         if nsids and (nqn != disk.nqn or disk.state == "absent"):
             gone.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, nqn=nqn))
-        if disk.state != "attached" or ipu != disk.ipu:
-            serials = {bdev_name(disk.target, nsid) for nsid in nsids}
+        bdevs = [bdev_name(disk.target, nsid) for nsid in nsids]
+        encrypted = [encrypted_name(bdev) for bdev in bdevs]
+        here = disk.state == "attached" and ipu == disk.ipu
+        if not here:
             gone += [
                 _edit(disk.name, ipu, "vhost_blk", controller["name"])
                 for controller in (kept.get(ipu) or {}).get("vhost_blk", [])
-                if controller["bdev"] in serials
+                if controller["bdev"] in (*bdevs, *encrypted)
             ]
-        if disk.state == "absent" or ipu != disk.ipu:
-            gone += [_edit(disk.name, ipu, "qos", bdev_name(disk.target, nsid)) for nsid in nsids]
+        if not here or not disk.encrypted:
+            # Its limits go with the encrypted bdev. Those of the one below stay while that does.
+            gone += [_edit(disk.name, ipu, section, name) for section in ("crypto", "qos") for name in encrypted]
+        if disk.state == "absent" or ipu != disk.ipu or (here and disk.encrypted):
+            gone += [_edit(disk.name, ipu, "qos", bdev) for bdev in bdevs]
     if disk.state == "absent" and not disk.store:
         gone.append(_edit(disk.name, disk.target, "bdevs", disk.name))
     return gone
@@ -90,6 +100,9 @@ def _remember(
     if disk.state == "attached":
         controller = {"name": f"sma-{result['physical_id']}", "bdev": result["serial"]}
         come.append(_edit(disk.name, disk.ipu, "vhost_blk", controller["name"], controller))
+        if disk.encrypted:
+            item = items.encrypted(disk, bdev_name(disk.target, result["nsid"]), nodes)
+            come.append(_edit(disk.name, disk.ipu, "crypto", item["name"], item))
         if disk.qos:
             come.append(_limits(disk, result["serial"], kept.get(disk.ipu)))
     return come

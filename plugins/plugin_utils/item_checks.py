@@ -11,6 +11,13 @@ import re
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.module_utils._crypto import (
+    CIPHER,
+    check_cipher,
+    check_keys,
+    fingerprint,
+    hidden,
+)
 from ansible_collections.ipdk.storage.plugins.module_utils._qos import LIMITS, check_limits
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
@@ -30,7 +37,8 @@ INTERFACES = ("virtio-blk",)
 BLOCK_SIZES = (512, 4096)
 ACCESS = ("ssh", "none")
 
-ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state", "qos")
+ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state", "qos", "encryption")
+ENCRYPTION_KEYS = ("cipher", "key", "key2")
 BACKING_KEYS = ("type", "block_size", "directory", "store", "thin")
 
 TARGET_NAME_LENGTH = 14
@@ -81,6 +89,7 @@ class Item:
             )
         state = self._choice(self.item, "state", STATES, "attached")
         qos = self._qos()
+        key_mark = self._encryption()
         if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
             return None
         store, thin = self._store(target, size) if backing == "lvol" else (None, False)
@@ -95,7 +104,9 @@ class Item:
             filename = f"{directory}/{name}.img"
         state = self.override or state
         block_size = 0 if backing == "lvol" else block_size  # that of its store
-        return Disk(name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin, qos)
+        return Disk(
+            name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin, qos, key_mark
+        )
 
     def _store(self, target: str, size: int) -> tuple[str | None, bool]:
         """The lvol store of a disk, and whether the disk is thin."""
@@ -223,6 +234,26 @@ class Item:
         for problem in problems:
             self.wrong(f"{problem}.")
         return limits
+
+    def _encryption(self) -> str | None:
+        """The fingerprint of the key. No message shows what may be a key, be it at a wrong place."""
+        given = self.item.get("encryption")
+        if given is None:
+            return None
+        if not isinstance(given, dict):
+            wanted = "{cipher: AES_XTS, key: …, key2: …}"
+            self.wrong(f"encryption: wanted a dictionary such as {wanted}, got {type_name(given)}.")
+            return None
+        problems = [
+            f"unknown key in encryption: {hidden(key)}. Known: {listed(ENCRYPTION_KEYS)}"
+            for key in given
+            if key not in ENCRYPTION_KEYS
+        ]
+        check_cipher(given.get("cipher", CIPHER), "encryption.cipher", problems)
+        keys = check_keys(given, "encryption", problems)
+        for problem in problems:
+            self.wrong(f"{problem}.")
+        return fingerprint(keys) if keys else None
 
     def _target(self) -> str | None:
         name = self._node("target", "targets", "storage_targets", "storage target")

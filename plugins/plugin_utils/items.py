@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils._crypto import CIPHER
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     MAX_NAMESPACES,
     Disk,
+    encrypted_name,
     subsystem_serial,
 )
 
@@ -47,6 +49,17 @@ def subsystem(disk: Disk, nodes: dict[str, Any]) -> Item:
 def namespace(disk: Disk, nsid: int) -> Item:
     """Of a subsystem. Its identity is said, so that it is the same whatever the bdev is made of, and stays so."""
     return {"bdev": disk.bdev, "nsid": nsid, "uuid": disk.uuid, "nguid": disk.uuid.replace("-", "")}
+
+
+def encrypted(disk: Disk, bdev: str, nodes: dict[str, Any]) -> Item:
+    """Of spdk_bdev_crypto, without keys: the file has them."""
+    name = encrypted_name(bdev)
+    return {"name": name, "base_bdev": bdev, "cipher": CIPHER, "key_file": key_file(name, disk.ipu, nodes)}
+
+
+def key_file(name: str, ipu: str, nodes: dict[str, Any]) -> str:
+    """Where an IPU keeps the key of an encrypted bdev."""
+    return f"{nodes['ipus'][ipu]['keys_dir']}/{name}.json"
 
 
 def controller(disk: Disk, nodes: dict[str, Any]) -> Item:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.plugin_utils import encryption
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
@@ -100,9 +101,10 @@ def remove_orphans(ipu: str, disks: list[Disk], sides: Sides) -> list[Step]:
     steps = []
     for slot in sorted(state.unplugged):
         behind = state.devices[slot]
-        if behind is None or (behind not in wanted and behind not in sides.hosts[host]):
+        if behind is None or (behind not in wanted and state.served[slot] not in sides.hosts[host]):
             name = f"sma-{slot} ({sides.behind(ipu, slot)})"
             detail = f"{behind or 'its bdev is gone'}; no QEMU is connected"
             arguments = {"physical_id": slot, "state": "absent"}
             steps.append(Step("unplug", ipu, "remove", "orphan", name, None, detail, arguments))
+            steps += encryption.take(ipu, behind or "", None, sides)
     return steps

@@ -15,7 +15,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import D
 def current(disk: Disk, bdev: str, sides: Sides) -> dict[str, int]:
     """The limits of the disk's bdev on the IPU; one that is not there yet will have none."""
     there = sides.ipus[disk.ipu].bdevs.get(bdev, {})
-    return limits_of(there) if there.get("uuid") == disk.uuid else dict.fromkeys(LIMITS, 0)
+    return limits_of(there) if there.get("uuid") == disk.served_uuid else dict.fromkeys(LIMITS, 0)
 
 
 def change(disk: Disk, bdev: str, slot: int, sides: Sides) -> list[Step]:

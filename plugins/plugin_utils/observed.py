@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
+from ansible_collections.ipdk.storage.plugins.module_utils._crypto import PRODUCT
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     Disk,
@@ -67,31 +68,43 @@ def _called(bdev: dict[str, Any]) -> str:
 
 @dataclass
 class Ipu:
-    """An IPU as observed. ``devices`` maps physical ids to the name of the bdev behind (null where it is gone).
+    """An IPU as observed. ``devices`` maps physical ids to the name of the NVMe bdev behind (null where it is gone),
+    ``served`` to that of the bdev that the device has: the same one, or the one that encrypts it.
 
     ``unplugged``: the physical ids of those that no QEMU is connected to, because the host was started anew.
+    ``encrypted``: NVMe bdevs → the bdevs that encrypt them.
     """
 
     controllers: dict[str, dict[str, Any]]
     devices: dict[int, str | None]
+    served: dict[int, str | None]
     unplugged: set[int]
     bdevs: dict[str, dict[str, Any]]
+    encrypted: dict[str, str]
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Ipu:
-        devices: dict[int, str | None] = {}
+        bdevs = {bdev["name"]: bdev for bdev in state["bdevs"]}
+        bases = {
+            name: bdev["driver_specific"]["crypto"]["base_bdev_name"]
+            for name, bdev in bdevs.items()
+            if bdev["product_name"] == PRODUCT
+        }
+        served: dict[int, str | None] = {}
         unplugged = set()
         for controller in state["vhost_controllers"]:
             match = re.fullmatch(r"sma-([0-9]+)", controller["ctrlr"])
             if match:
-                devices[int(match[1])] = controller.get("backend_specific", {}).get("block", {}).get("bdev")
+                served[int(match[1])] = controller.get("backend_specific", {}).get("block", {}).get("bdev")
                 if not controller.get("sessions"):
                     unplugged.add(int(match[1]))
         return cls(
             {controller["name"]: controller for controller in state["nvme_controllers"]},
-            devices,
+            {slot: bases.get(bdev or "", bdev) for slot, bdev in served.items()},
+            served,
             unplugged,
-            {bdev["name"]: bdev for bdev in state["bdevs"]},
+            bdevs,
+            {base: name for name, base in bases.items()},
         )
 
     def remembered(self, controller: str) -> dict[int, str]:

@@ -20,6 +20,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._qos import shown_all
 from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     capacity,
     declaration,
+    encryption,
     items,
     leftovers,
     limits,
@@ -35,7 +36,12 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import (
     module_arguments,
 )
 from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import validate
-from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import Disk, bdev_name, subsystem_nqn
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    Disk,
+    bdev_name,
+    encrypted_name,
+    subsystem_nqn,
+)
 
 
 class _Planner:
@@ -124,7 +130,7 @@ class _Planner:
         result["volume"] = volume is not None
         here = next((nsid for nqn, nsid in places if nqn == disk.nqn), None)
         if here is not None:
-            result.update(nsid=here, serial=bdev_name(disk.target, here))
+            result.update(nsid=here, serial=_serial(disk, here))
         first = len(self.steps)
         if disk.state == "attached":
             self._attach(disk, result, volume, places)
@@ -152,7 +158,7 @@ class _Planner:
         result["volume"] = True
         if result["serial"] is None:
             nsid = self.nsids.free(disk)
-            result.update(nsid=nsid, serial=bdev_name(disk.target, nsid))
+            result.update(nsid=nsid, serial=_serial(disk, nsid))
             self._add(
                 "subsystems",
                 disk.target,
@@ -192,9 +198,11 @@ class _Planner:
                 old,
                 f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk.",
             )
-        slot = self.sides.ipus[old].physical_id(bdev_name(disk.target, nsid))
+        bdev = bdev_name(disk.target, nsid)
+        slot = self.sides.ipus[old].physical_id(bdev)
         if slot is not None:
-            self._unplug(disk, old, slot, bdev_name(disk.target, nsid))
+            self._unplug(disk, old, slot)
+        self.steps += encryption.take(old, bdev, disk.name, self.sides)
         self._release(disk, nqn, nsid)
 
     def _admitted(self, disk: Disk) -> bool:
@@ -235,12 +243,15 @@ class _Planner:
             )
 
     def _plug(self, disk: Disk, result: dict[str, Any]) -> None:
-        serial = result["serial"]
+        bdev, serial = bdev_name(disk.target, result["nsid"]), result["serial"]
         looked_at = self.sides.may_look(disk.host)
-        slot = self.sides.ipus[disk.ipu].physical_id(serial)
+        slot = self.sides.ipus[disk.ipu].physical_id(bdev)
+        if slot is not None:
+            encryption.check(disk, bdev, slot, self.sides)
         if slot is not None and disk.physical_id not in (None, slot):
-            self._unplug(disk, disk.ipu, slot, serial)
+            self._unplug(disk, disk.ipu, slot)
             slot = None
+        self.steps += encryption.give(disk, bdev, self.sides)
         if slot is None:
             slot = free_slot(disk, self.sides, self.steps)
             detail = serial
@@ -257,7 +268,7 @@ class _Planner:
                 f"{disk.name} (sma-{slot})",
                 disk,
                 detail,
-                {"physical_id": slot, "volume": disk.uuid, "state": "present"},
+                {"physical_id": slot, "volume": disk.served_uuid, "state": "present"},
                 host=disk.host if looked_at else None,
                 serial=serial,
             )
@@ -275,7 +286,9 @@ class _Planner:
             serials |= {bdev["name"] for bdev in state.bdevs.values() if bdev["uuid"] == disk.uuid}
             for slot, behind in sorted(state.devices.items()):
                 if behind in serials:
-                    self._unplug(disk, ipu, slot, behind)
+                    self._unplug(disk, ipu, slot)
+            for bdev in sorted(serials):
+                self.steps += encryption.take(ipu, bdev, disk.name, self.sides)
         if disk.state == "detached":
             return
         for nqn, nsid in places:
@@ -289,8 +302,9 @@ class _Planner:
             self.steps.append(volumes.destroy(disk))
         result.update(volume=False, nsid=None, serial=None)
 
-    def _unplug(self, disk: Disk, ipu: str, slot: int, serial: str) -> None:
-        host = self.sides.ipu_host.get(ipu)
+    def _unplug(self, disk: Disk, ipu: str, slot: int) -> None:
+        host, serial = self.sides.ipu_host.get(ipu), self.sides.ipus[ipu].served[slot] or ""
+        volume = self.sides.ipus[ipu].bdevs.get(serial, {}).get("uuid", disk.uuid)
         looked_at = host is not None and self.sides.may_look(host)
         if not self.force:
             if not looked_at:
@@ -320,7 +334,7 @@ class _Planner:
             f"{disk.name} (sma-{slot})",
             disk,
             serial,
-            {"physical_id": slot, "volume": disk.uuid, "state": "absent"},
+            {"physical_id": slot, "volume": volume, "state": "absent"},
             host=host if looked_at and serial in self.sides.hosts.get(host, {}) else None,
             serial=serial,
         )
@@ -337,6 +351,12 @@ class _Planner:
             {"bdev": disk.bdev, "nsid": nsid, "state": "absent"},
             subsystem={"nqn": nqn},
         )
+
+
+def _serial(disk: Disk, nsid: int) -> str:
+    """What the host sees: the name of the bdev that the device has."""
+    bdev = bdev_name(disk.target, nsid)
+    return encrypted_name(bdev) if disk.encrypted else bdev
 
 
 def plan(

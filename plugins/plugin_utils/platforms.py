@@ -171,10 +171,11 @@ def _service(group: str, node: str, groups: Mapping[str, list[str]], hostvars: M
         node=node,
         group=group,
         carries=carries(group, node, own, groups, hostvars),
-        program="emulator" if engine == "emulator" else str(_value(own, "spdk_program")),
+        program="emulator" if engine == "emulator" else _program(own),
         polls=not sleeps,
         cpumask=str(_value(own, "spdk_cpumask")),
-        memory_mib=_number(node, own, "ipu_spdk_memory_mib" if group == "ipus" else "spdk_memory_mib"),
+        memory_mib=(group == "ipus" and _number(node, own, "ipu_spdk_memory_mib"))
+        or _number(node, own, "spdk_memory_mib"),
         hugepages=engine != "emulator" and _flag(own, "spdk_hugepages"),
     )
 
@@ -194,6 +195,12 @@ def _host_of(ipu: str, groups: Mapping[str, list[str]], hostvars: Mapping[str, A
 def _value(variables: Mapping[str, Any], name: str) -> Any:
     value = variables.get(name)
     return DEFAULTS[name] if value is None else value
+
+
+def _program(variables: Mapping[str, Any]) -> str:
+    """Of a list the first, which is there as a rule."""
+    program = _value(variables, "spdk_program")
+    return str(program if isinstance(program, str) else program[0])
 
 
 def _flag(variables: Mapping[str, Any], name: str) -> bool:

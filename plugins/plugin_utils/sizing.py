@@ -183,15 +183,14 @@ def _hugepages(
     missing = max(0, sum(pages.values()) - free)
     if kib and (not missing or options.get("hugepages_reserve")):
         return pages[own.node], missing, []
-    others = "".join(f", {count} of {node}" for node, count in pages.items() if node != own.node)
+    shares = ", ".join(f"{count} for {node}" for node, count in pages.items())
     memory = together.memory()[own.node]
     return (
         pages[own.node],
         missing,
         [
-            f"spdk_hugepages: {memory} MiB are needed in hugepages, {pages[own.node]} of {kib} KiB{others}; {free} "
-            "are free. Reserve more (spdk_hugepages_reserve: true does it, over reboots too), or set spdk_hugepages to "
-            "false"
+            f"spdk_hugepages: {memory} MiB are needed in hugepages of {kib} KiB, {shares}; {free} are free. Reserve "
+            "more (spdk_hugepages_reserve: true does it, over reboots too), or set spdk_hugepages to false"
         ],
     )
 

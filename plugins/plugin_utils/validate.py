@@ -12,11 +12,12 @@ Shapes
 
     {"targets": {"st1": {"address": "198.18.0.2", "port": 4420, "volumes_dir": "/var/lib/ipdk/st1/volumes",
                          "lvol_stores": [{"name": "fast", "size": "1GiB"}]}},
-     "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64}},
+     "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64,
+                          "keys_dir": "/var/lib/ipdk/ipu1/keys"}},
      "hosts":   {"host1": {"ipu": "ipu1", "access": "ssh"}}}
 
-``lvol_stores`` is the target's ``storage_target_lvol_stores``. ``port``, ``volumes_dir``, ``host_nqn`` and
-``max_disks`` may be null for a node that is not observed.
+``lvol_stores`` is the target's ``storage_target_lvol_stores``. ``port``, ``volumes_dir``, ``host_nqn``, ``max_disks``
+and ``keys_dir`` may be null for a node that is not observed.
 
 ``options``: ``safe_mode`` (default true: no data is destroyed), ``state`` (null, or the state that replaces the one of
 every item), ``purge`` (null, or ``detach``: what becomes of disks of ours that are not in the list).

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid as uuid_module
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ SERIAL_LENGTH = 20
 """A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID); the rest of a name is cut off."""
 MAX_NAMESPACES = 1024
 """Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
+CRYPTO_NAMESPACE = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
+"""From it and the UUID of the bdev below, SPDK (23.05 and newer) makes the UUID of an encrypted one."""
 
 
 @dataclass
@@ -39,6 +42,18 @@ class Disk:
     thin: bool = False
     qos: dict[str, int] = field(default_factory=dict)
     """The limits that the item names, see ``_qos.py``; the others keep what they are."""
+
+    key_mark: str | None = None
+    """Of an encrypted disk, the fingerprint of its key; the key itself is in no plan."""
+
+    @property
+    def encrypted(self) -> bool:
+        return self.key_mark is not None
+
+    @property
+    def served_uuid(self) -> str:
+        """The UUID of the bdev that is the device: the namespace's, or the one that encrypts it."""
+        return encrypted_uuid(self.uuid) if self.encrypted else self.uuid
 
     @property
     def bdev(self) -> str:
@@ -75,6 +90,16 @@ def subsystem_serial(nqn: str) -> str:
 def bdev_name(target: str, nsid: int) -> str:
     """A namespace's bdev on the IPU, whose NVMe controller has the storage target's name; the host's serial, too."""
     return f"{target}n{nsid}"
+
+
+def encrypted_name(bdev: str) -> str:
+    """The bdev that encrypts one of the IPU's: with 14 characters of a target, ``n`` and four digits still a serial."""
+    return f"{bdev}c"
+
+
+def encrypted_uuid(uuid: str) -> str:
+    digest = hashlib.sha1(CRYPTO_NAMESPACE.bytes + uuid_module.UUID(uuid).bytes, usedforsecurity=False).digest()
+    return str(uuid_module.UUID(bytes=digest[:16], version=5))
 
 
 def human_size(size: int) -> str:

@@ -15,6 +15,7 @@
 # Prints "<version> <path> <made|missing|there> <program>…". Ends with status 3 and one line on stderr where something is
 # missing that it needs.
 set -eu
+umask 022
 mode=$1 directory=$2 name=$3 programs=$4 libraries=$5
 shift 5
 

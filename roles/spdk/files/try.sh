@@ -7,6 +7,7 @@
 #
 # Prints the version. Ends with status 3 and one line on stderr where it cannot run: all the libraries that are missing, or
 # its own last words.
+umask 022
 program=$1
 home=$(dirname "$(dirname "$program")")
 real=$home/libexec/$(basename "$program")

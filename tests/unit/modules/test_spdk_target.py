@@ -109,6 +109,27 @@ def test_check_mode_predicts_what_changes_in_a_node_that_has_most_of_it(
         assert again["diff"]["before"] == again["diff"]["after"]
 
 
+def test_check_mode_predicts_what_stands_on_what_the_same_document_brings(target: Node, ipu: Node, port: int) -> None:
+    """The bdev of a vhost controller is not there before its NVMe controller is attached."""
+    assert target.module("spdk_target", declaration=declaration(port))["rc"] == 0
+    address = {"traddr": "127.0.0.1", "trsvcid": str(port)}
+    wanted = {
+        "controllers": [{"name": "st1", "subnqn": NQN, "hostnqn": HOST, **address}],
+        "vhost_blk": [{"name": "sma-0", "bdev": "st1n3"}],
+    }
+    try:
+        predicted = ipu.module("spdk_target", check=True, declaration=wanted)
+        assert (ipu.call("bdev_nvme_get_controllers"), ipu.call("vhost_get_controllers")) == ([], [])
+        done = ipu.module("spdk_target", declaration=wanted)
+        assert (done["rc"], done["outcome"], done["diff"]) == (0, predicted["outcome"], predicted["diff"]), done
+        assert [entry["name"] for entry in done["outcome"]["applied"]] == ["st1", "sma-0"]
+        assert ipu.call("vhost_get_controllers")[0]["backend_specific"]["block"]["bdev"] == "st1n3"
+        assert ipu.module("spdk_target", declaration=wanted)["changed"] is False
+    finally:
+        for controller in ipu.call("vhost_get_controllers"):
+            ipu.call("vhost_delete_controller", {"ctrlr": controller["ctrlr"]})
+
+
 def test_one_failure_is_told_and_the_rest_is_done(target: Node, port: int, tmp_path: Path) -> None:
     wanted = declaration(port)
     wanted["bdevs"].append({"name": "vol01", "type": "aio", "filename": str(tmp_path / "none"), "block_size": 512})

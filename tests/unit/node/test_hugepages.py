@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,9 +14,9 @@ import pytest
 import yaml
 from test_node_comes_back import NODE_PATH, Node, until
 
+from tests.support.hugepages import NUMBER, SETTINGS, of_meminfo, own_mounts
+
 FILES = Path(__file__).resolve().parents[3] / "roles" / "spdk" / "files"
-SETTINGS = Path("/etc/sysctl.d/60-ipdk-hugepages.conf")
-NUMBER = Path("/proc/sys/vm/nr_hugepages")
 HOLDER = """
 import mmap, os, signal, sys
 pages, keep, path = int(sys.argv[1]), sys.argv[2] == "keep", sys.argv[4] + "/map_0"
@@ -34,18 +33,11 @@ signal.pause()
 """
 
 
-def of_meminfo(name: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    return 0
-
-
 class Machine:
     """Commands in mounts of their own, with the file system of a node's hugepages; the pages are the machine's."""
 
-    def __init__(self, pid: int, run_dir: Path) -> None:
-        self.enter = ["nsenter", f"--target={pid}", "--mount"]
+    def __init__(self, enter: list[str], run_dir: Path) -> None:
+        self.enter = enter
         self.run_dir = run_dir
         self.directory = run_dir / "st1" / "hugepages"
 
@@ -77,33 +69,16 @@ class Machine:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting and reserving hugepages need root")
-    with (
-        tempfile.TemporaryDirectory(prefix="ipdk-") as directory,
-        open(Path(tempfile.gettempdir()) / "ipdk-hugepages.lock", "w", encoding="utf-8") as lock,
-    ):
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other tests on this machine count its hugepages, too
-        before = NUMBER.read_text()
-        mounts = Path(directory) / "st1" / "hugepages"
-        mounts.mkdir(parents=True)
-        script = f"mount -t tmpfs tmpfs {SETTINGS.parent} && mount -t hugetlbfs hugetlbfs {mounts} && echo ready && cat"
-        with subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as first:
-            assert first.stdout is not None and first.stdout.readline() == "ready\n"
-            try:
-                yield Machine(first.pid, Path(directory))
-            finally:
-                first.kill()
-                NUMBER.write_text(before)
+    with tempfile.TemporaryDirectory(prefix="ipdk-") as path:
+        place = Path(path) / "st1" / "hugepages"
+        place.mkdir(parents=True)
+        with own_mounts(16, f"mount -t hugetlbfs hugetlbfs {place}") as enter:
+            yield Machine(enter, Path(path))
 
 
 def test_reserve_count_clean_up_and_give_back(machine: Machine) -> None:
     before = int(NUMBER.read_text())
     assert machine.hugepages("reserve", str(before + 16)) == "changed"
-    if int(NUMBER.read_text()) < before + 16:
-        pytest.skip("this kernel finds no 16 hugepages")
     assert machine.hugepages("reserve", str(before + 16)) == ""
     assert f"vm.nr_hugepages = {before + 16}" in machine.run("cat", str(SETTINGS))
     there, free = machine.available(), of_meminfo("HugePages_Free")

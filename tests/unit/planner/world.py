@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid as uuid_module
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.plugin_utils import steps, virtual_disk
+
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
 
 
@@ -31,7 +33,10 @@ def nodes(targets: int = 1, hosts: int = 1, slots: int = 64, access: str = "ssh"
             f"st{n}": {"address": f"198.18.0.{n}", "port": 4420, "volumes_dir": f"/var/lib/ipdk/st{n}/volumes"}
             for n in range(1, targets + 1)
         },
-        "ipus": {f"ipu{n}": {"host_nqn": HOST_NQN.format(n), "max_disks": slots} for n in range(1, hosts + 1)},
+        "ipus": {
+            f"ipu{n}": {"host_nqn": HOST_NQN.format(n), "max_disks": slots, "keys_dir": f"/k{n}"}
+            for n in range(1, hosts + 1)
+        },
         "hosts": {f"host{n}": {"ipu": f"ipu{n}", "access": access} for n in range(1, hosts + 1)},
     }
 
@@ -54,6 +59,10 @@ class World:
         self.subsystems: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
         self.controllers: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
         self.devices: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        self.crypto: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
+        """encrypted bdevs by name, as the module was told to make them"""
+        self.keys: dict[str, str] = {}
+        """encrypted bdev → fingerprint of the key that the role has added"""
         self.limits: dict[str, dict[str, dict[str, int]]] = {ipu: {} for ipu in inventory["ipus"]}
         """limits of the IPU's bdevs by name, as SPDK has them"""
         self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
@@ -106,6 +115,22 @@ class World:
                         "assigned_rate_limits": {**NO_LIMITS, **self.limits[ipu].get(name, {})},
                     }
                     for name, uuid in self.seen_by(ipu).items()
+                ]
+                + [
+                    {
+                        "name": name,
+                        "uuid": virtual_disk.encrypted_uuid(self.seen_by(ipu)[item["base_bdev"]]),
+                        "product_name": "crypto",
+                        "assigned_rate_limits": {**NO_LIMITS, **self.limits[ipu].get(name, {})},
+                        "driver_specific": {
+                            "crypto": {
+                                "base_bdev_name": item["base_bdev"],
+                                "name": name,
+                                "key_name": f"{name}-{self.keys[name]}",
+                            }
+                        },
+                    }
+                    for name, item in self.crypto[ipu].items()
                 ],
                 "vhost_controllers": [
                     {
@@ -141,7 +166,7 @@ class World:
     def carry_out(self, planned: dict[str, Any]) -> None:
         """Does the plan in the role's order, and fails where a real node would refuse."""
         work = planned["nodes"]
-        for stage in ("unplug", "release", "bdevs", "lvols", "subsystems", "controllers", "attach", "limits"):
+        for stage in steps.STAGES:
             for node, arguments in work.items():
                 for item in arguments.get(stage, []):
                     assert node not in self.dead
@@ -151,9 +176,20 @@ class World:
         del self.devices[ipu][item["physical_id"]]
 
     def _attach(self, ipu: str, item: dict[str, Any]) -> None:
-        bdev = next(name for name, uuid in self.seen_by(ipu).items() if uuid == item["volume"])
+        there = {bdev["uuid"]: bdev["name"] for bdev in self.observed()[ipu]["bdevs"]}
+        bdev = there[item["volume"]]
         assert self.devices[ipu].setdefault(item["physical_id"], bdev) == bdev
         self.unplugged[ipu].discard(item["physical_id"])
+
+    def _crypto(self, ipu: str, item: dict[str, Any]) -> None:
+        assert item["name"] not in self.crypto[ipu]
+        assert item["base_bdev"] in self.seen_by(ipu)
+        self.crypto[ipu][item["name"]] = item
+
+    def _crypto_absent(self, ipu: str, item: dict[str, Any]) -> None:
+        assert item["name"] not in self.devices[ipu].values()
+        del self.crypto[ipu][item["name"]]
+        self.limits[ipu].pop(item["name"], None)
 
     def _limits(self, ipu: str, item: dict[str, Any]) -> None:
         there = self.limits[ipu].setdefault(self.devices[ipu][item["physical_id"]], {})

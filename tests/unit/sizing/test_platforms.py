@@ -116,7 +116,7 @@ def test_hugepages_are_summed_up_and_named() -> None:
     enough = size("ipu1", {**machine, "hugepages_free": 931}, hostvars, hugepages=True)
     assert (enough["errors"], enough["hugepages"], enough["hugepages_missing"]) == ([], 693, 0)
     (error,) = size("ipu1", machine, hostvars, hugepages=True)["errors"]
-    assert "1385 MiB are needed in hugepages, 693 of 2048 KiB, 238 of st1; 930 are free" in error
+    assert "1385 MiB are needed in hugepages of 2048 KiB, 238 for st1, 693 for ipu1; 930 are free" in error
     reserving = size("ipu1", machine, hostvars, hugepages=True, hugepages_reserve=True)
     assert (reserving["errors"], reserving["hugepages_missing"]) == ([], 1)
 

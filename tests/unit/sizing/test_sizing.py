@@ -94,7 +94,7 @@ def test_the_emulator_needs_no_pools() -> None:
         ({}, {"cpus": "0,2"}, {"cpumask": "[1-2]"}, "wants the cores 1,"),
         ({}, {}, {"cpumask": "two"}, "no core mask: 'two'"),
         ({}, {}, {"cpumask": "0x0"}, "without a core"),
-        ({}, {}, {"hugepages": True}, r"\d+ MiB are needed in hugepages, \d+ of 2048 KiB; 0 are free"),
+        ({}, {}, {"hugepages": True}, r"\d+ MiB are needed in hugepages of 2048 KiB, \d+ for this node; 0 are free"),
         ({}, {"hugepage_kib": 0}, {"hugepages": True}, "are needed in hugepages"),
     ],
 )

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""sma_qos through the real SMA, between the emulator and a fake QEMU: nobody uses its disks."""
+"""sma_qos through the real SMA, between an SPDK and a fake QEMU: nobody uses its disks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_devices, _sma_qos
 from sma_fakes import FakeQemu, FakeSpdk
-from support.emulator import Emulator
+from support.spdk import Spdk
 
 NONE = {"rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0, "w_mbytes_per_sec": 0}
 ALL = dict.fromkeys(("rw_iops", "rw_bandwidth", "rd_bandwidth", "wr_bandwidth"), "unlimited")
@@ -22,15 +22,15 @@ Module = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def ipu(tmp_path: Path) -> Iterator[Emulator]:
-    with Emulator(tmp_path) as node:
+def ipu(tmp_path: Path) -> Iterator[Spdk]:
+    with Spdk(tmp_path) as node:
         for number in (1, 2):
             node.call("bdev_malloc_create", name=f"st1n{number}", num_blocks=2048, block_size=512)
         yield node
 
 
 @pytest.fixture
-def module(make_sma: Any, ipu: Emulator, spdk: FakeSpdk) -> Iterator[Module]:
+def module(make_sma: Any, ipu: Spdk, spdk: FakeSpdk) -> Iterator[Module]:
     """sma_qos, and two devices in the slots 0 and 1. ``spdk`` is there for the fake QEMU to tell, which nobody asks."""
     qemu = FakeQemu(spdk)
     server = make_sma(ipu.rpc_socket, qemu.port)
@@ -47,15 +47,15 @@ def module(make_sma: Any, ipu: Emulator, spdk: FakeSpdk) -> Iterator[Module]:
     qemu.close()
 
 
-def uuid_of(node: Emulator, name: str) -> str:
+def uuid_of(node: Spdk, name: str) -> str:
     return node.call("bdev_get_bdevs", name=name)[0]["uuid"]
 
 
-def limits(node: Emulator, name: str = "st1n1") -> dict[str, int]:
+def limits(node: Spdk, name: str = "st1n1") -> dict[str, int]:
     return node.call("bdev_get_bdevs", name=name)[0]["assigned_rate_limits"]
 
 
-def test_a_story(module: Module, ipu: Emulator) -> None:
+def test_a_story(module: Module, ipu: Spdk) -> None:
     wanted = [
         {"physical_id": 0, "rd_bandwidth": "16MiB"},
         {"handle": "virtio_blk:sma-1", "volume": uuid_of(ipu, "st1n2"), "rw_iops": "3000", "wr_bandwidth": "2MiB"},
@@ -107,7 +107,7 @@ def test_a_story(module: Module, ipu: Emulator) -> None:
         ({"physical_id": 0, "rw_bandwidth": "-1"}, "got '-1'"),
     ],
 )
-def test_what_cannot_be_is_refused(module: Module, ipu: Emulator, device: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused(module: Module, ipu: Spdk, device: dict[str, Any], message: str) -> None:
     if device.get("volume"):
         device = {**device, "volume": uuid_of(ipu, "st1n2")}
     done = module(device)
