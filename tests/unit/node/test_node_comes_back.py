@@ -80,12 +80,12 @@ class Node:
         """Kill SPDK; the exit status of what started it."""
         assert self.process is not None
         os.kill(self.child(), signal.SIGKILL)
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(120)
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         with Client(self.socket) as client:
