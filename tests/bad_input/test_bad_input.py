@@ -150,7 +150,7 @@ def errors(report: dict[str, Any]) -> set[str]:
 def changed(report: dict[str, Any]) -> bool:
     """Whether the recap or a single result says so."""
     recap = any(counts["changed"] for counts in report["stats"].values())
-    return recap or any(item.get("changed") for _, item in results(report))
+    return recap or any(item.get("changed") for _name, item in results(report))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["case"] for row in ROWS])

@@ -8,9 +8,7 @@ runs on the machine is a decoy, beside the decoys made here.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,75 +18,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.small_lab import LAB, PLAYBOOK, REMOVE, docker, inventory, of_lab, run
 from support.spdk import program
 
-ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
-LAB = "ipdk-cleaned"
 DECOY = "ipdk-cleaned-decoy"
 """It begins with the lab's name, and belongs to another lab."""
-REMOVE = {"containers": ["rm", "--force"], "networks": ["network", "rm"], "volumes": ["volume", "rm"]}
-"""The docker command that removes one of them, in an order that works."""
-
-
-def docker(*arguments: str) -> str:
-    """Output of a docker command; fails with its words."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
-    return done.stdout.strip()
-
-
-def inventory(directory: Path) -> dict[str, object]:
-    """One storage target, one IPU and a guest that boots in seconds."""
-    return {
-        "all": {
-            "vars": {
-                "ansible_connection": "local",
-                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-                "ipdk_lab_name": LAB,
-                "ipdk_lab_network": LAB,
-                "ipdk_lab_subnet": "198.18.9.0/24",
-                "ipdk_run_dir": f"{directory}/run",
-                "ipdk_state_dir": f"{directory}/state",
-            },
-            "children": {
-                "storage_targets": {"hosts": {"cst": {"storage_target_address": "198.18.9.10"}}},
-                "ipus": {"hosts": {"cipu": {"ipu_address": "198.18.9.20"}}},
-                "ipu_hosts": {
-                    "hosts": {
-                        "chost": {
-                            "host_ipu": "cipu",
-                            "host_address": "198.18.9.30",
-                            "host_guest": "minimal",
-                            "host_memory_mib": 256,
-                            "host_vcpus": 1,
-                            "ipdk_host_access": "none",
-                        }
-                    }
-                },
-                "lab_platforms": {"hosts": {"localhost": {}}},
-            },
-        }
-    }
-
-
-def run(*command: str, **more: str) -> str:
-    """Run a command of the project; what it printed, with which it fails. ``more`` is added to the environment."""
-    environment = {**os.environ, **more}
-    environment["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "build" / "collections")
-    environment["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
-    return done.stdout
 
 
 def everything() -> dict[str, set[str]]:
@@ -97,16 +31,6 @@ def everything() -> dict[str, set[str]]:
         "containers": set(docker("ps", "--all", "--quiet", "--no-trunc").split()),
         "networks": set(docker("network", "ls", "--quiet", "--no-trunc").split()),
         "volumes": set(docker("volume", "ls", "--quiet").split()),
-    }
-
-
-def of_lab() -> dict[str, set[str]]:
-    """What of it carries the lab's label."""
-    label = ("--filter", f"label=io.ipdk.lab={LAB}")
-    return {
-        "containers": set(docker("ps", "--all", "--quiet", "--no-trunc", *label).split()),
-        "networks": set(docker("network", "ls", "--quiet", "--no-trunc", *label).split()),
-        "volumes": set(docker("volume", "ls", "--quiet", *label).split()),
     }
 
 
@@ -119,24 +43,6 @@ def is_alive(pid: int) -> bool:
     """Whether there is such a process, and more than its exit status."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-@pytest.fixture
-def lab() -> Iterator[Path]:
-    """The inventory of a deployed lab, which has a volume, too."""
-    directory = Path(tempfile.mkdtemp(prefix="ipdk-"))  # short: the names of unix sockets are limited
-    path = directory / "hosts.yml"
-    path.write_text(yaml.safe_dump(inventory(directory)))
-    try:
-        run(PLAYBOOK, "-i", str(path), "playbooks/lab.yml", "playbooks/deploy.yml")
-        docker("volume", "create", "--label", f"io.ipdk.lab={LAB}", f"{LAB}-volume")
-        yield path
-    finally:
-        found = of_lab()
-        for kind, remove in REMOVE.items():
-            if found[kind]:
-                docker(*remove, *found[kind])
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
-from test_clean_lab import LAB, docker, lab, run  # noqa: F401 the fixture lab
+from support.small_lab import LAB, docker, run
 
 TMPFILES = [Path(f"/etc/tmpfiles.d/ipdk-{name}.conf") for name in ("spdk@cst", "spdk@cipu", "sma@cipu", "vm@chost")]
 CONTAINERS = ["chost-vm", "cst-spdk", "cipu-spdk", "cipu-sma"]
@@ -48,7 +48,7 @@ def asked(socket: Path, method: str) -> Any:
         return None
 
 
-def test_containers_start_after_a_boot_and_a_node_has_its_state(lab: Path) -> None:  # noqa: F811
+def test_containers_start_after_a_boot_and_a_node_has_its_state(lab: Path) -> None:
     run_dir = lab.parent / "run"
     before = owners(run_dir)
     assert {"cst/spdk", "cipu/spdk", "cipu/vhost", "cipu/sma", "chost"} <= set(before)

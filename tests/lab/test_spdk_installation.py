@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.small_lab import docker
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = "ipdk-installed"
@@ -27,13 +28,6 @@ CONTAINER = f"{LAB}-{NODE}-spdk"
 STAND_IN = "ipdk-installed/spdk:1"
 PACKAGES = {"spdk_packages": ["python3-cryptography"]}
 """What the emulator needs where it stands in for an SPDK."""
-
-
-def docker(*arguments: str) -> str:
-    """Output of a docker command; fails with its words."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
-    return done.stdout.strip()
 
 
 def images() -> set[str]:

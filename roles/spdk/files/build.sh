@@ -33,17 +33,17 @@ fetch() {
     git submodule init
     echo "$SUBMODULES" | while read -r path url pinned; do
         case $path in '' | '#') continue ;; esac
-        name=$(git config -f .gitmodules --get-regexp '^submodule\..*\.path$' | awk -v path="$path" \
+        submodule=$(git config -f .gitmodules --get-regexp '^submodule\..*\.path$' | awk -v path="$path" \
             '$2 == path { sub(/^submodule\./, "", $1); sub(/\.path$/, "", $1); print $1 }')
-        [ -n "$name" ] || { echo "no submodule at $path"; exit 4; }
+        [ -n "$submodule" ] || { echo "no submodule at $path"; exit 4; }
         if [ "$url" != - ]; then
-            git config "submodule.$name.url" "$url"
+            git config "submodule.$submodule.url" "$url"
             [ -n "$pinned" ] || continue
             git -c protocol.file.allow=always clone -q --no-checkout "$url" "$path"
             git -C "$path" checkout -q --detach "$pinned"
         fi
-        git config "submodule.$name.active" false
-        git config "submodule.$name.update" none
+        git config "submodule.$submodule.active" false
+        git config "submodule.$submodule.update" none
     done
     git -c protocol.file.allow=always submodule update --init --depth 1 \
         || git -c protocol.file.allow=always submodule update --init

@@ -7,7 +7,8 @@
 set -eu
 of_meminfo() { awk -v name="$1:" '$1 == name { found = $2 } END { print found + 0 }' /proc/meminfo; }
 held=0 there=false
-for directory in $(awk -v run="$1/" '$3 == "hugetlbfs" && index($2, run) == 1 { print $2 }' /proc/self/mounts); do
+directories=$(awk -v run="$1/" '$3 == "hugetlbfs" && index($2, run) == 1 { print $2 }' /proc/self/mounts)
+for directory in $directories; do
     test "$directory" != "$2" || there=true
     mapped=0
     for process in /proc/[0-9]*; do
@@ -23,7 +24,7 @@ size=$(of_meminfo Hugepagesize)
 cat <<END
 memory_mib: $(($(of_meminfo MemTotal) / 1024))
 cpus: "$(cat /sys/devices/system/cpu/online)"
-files: $(ulimit -H -n | sed s/unlimited/1048576/)
+files: $(awk '/^Max open files/ { print $5 == "unlimited" ? 1048576 : $5 }' /proc/self/limits)
 hugepage_kib: $size
 hugepages_total: $(of_meminfo HugePages_Total)
 hugepages_free: $(($(of_meminfo HugePages_Free) + (size > 0 ? held / size : 0)))
