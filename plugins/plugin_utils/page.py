@@ -54,7 +54,8 @@ def view(known: Mapping[str, Any]) -> dict[str, Any]:
         "simulated": demo is not None and "emulator" in (demo.engine, demo.accelerator),
         "topology": _topology(known),
         "disks": None if known["disks"] is None else _disk_rows(known["disks"], known["unlisted"] or []),
-        "silent": list(known["silent"]),
+        # They come in the order in which Ansible noticed, which is another one each time.
+        "silent": sorted(known["silent"]),
         "fio": [_fio(number, comparison) for number, comparison in enumerate(comparisons, 1)],
         "phases": None
         if demo is None or not demo.seconds

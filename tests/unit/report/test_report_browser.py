@@ -52,7 +52,13 @@ INVENTORY = {
         "hosts": {"st1": {"storage_target_address": "198.18.0.10"}, "st2": {"storage_target_address": "198.18.0.11"}}
     },
     "ipus": {"hosts": {"ipu1": {}, "ipu2": {}}},
-    "ipu_hosts": {"hosts": {"host1": {"host_ipu": "ipu1"}, "host2": {"host_ipu": "ipu2", "ipdk_host_access": "none"}}},
+    "ipu_hosts": {
+        "hosts": {
+            # Nobody listens there.
+            "host1": {"host_ipu": "ipu1", "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
+            "host2": {"host_ipu": "ipu2", "ipdk_host_access": "none"},
+        }
+    },
     "lab_platforms": {"hosts": {"localhost": {}}},
     "all": {
         "vars": {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
@@ -342,7 +348,7 @@ def test_a_file_that_is_something_else_is_refused(results: Path, variables: dict
 
 
 def test_the_playbook_asks_the_nodes_and_says_who_is_silent(tmp_path: Path) -> None:
-    """A storage target and an IPU that run, one of each that does not."""
+    """A storage target and an IPU that run, one of each that does not, and a host that cannot be reached."""
     directories = [tmp_path / node / "spdk" for node in ("st1", "ipu2")]
     for directory in directories:
         directory.mkdir(parents=True)
@@ -365,7 +371,7 @@ def test_the_playbook_asks_the_nodes_and_says_who_is_silent(tmp_path: Path) -> N
             },
         )
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Did not answer, so what is there is unknown: st2, ipu1" in text
+    assert "Did not answer, so what is there is unknown: host1, ipu1, st2" in text
     assert re.search(r"vol00</th>\s*<td[^>]*>1 MiB</td>\s*<td>not attached, to attach</td>", text)
     assert re.search(r"vol01 is not converged: the state of the storage target st2 is unknown", text)
 

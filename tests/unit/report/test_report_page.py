@@ -134,6 +134,11 @@ def test_a_name_with_characters_that_xml_has_not_is_drawn() -> None:
     render(known(fio=[{"runs": {"a\x07": "a"}}], files={"a": json.dumps(jobs)}))
 
 
+def test_silent_nodes_are_in_order() -> None:
+    pages = [page.render(TEMPLATE, known(silent=names)) for names in (["st2", "ipu1"], ["ipu1", "st2"])]
+    assert pages[0] == pages[1]
+
+
 def test_with_nothing_but_an_inventory_it_says_what_is_missing() -> None:
     text = page.render(TEMPLATE, known(silent=["st2"]))
     assert "Did not answer, so what is there is unknown: st2" in text
