@@ -134,3 +134,26 @@ def test_a_limit_that_spdk_cannot_tell_is_set_each_time() -> None:
     ((method, request),) = change.calls
     kept = dict.fromkeys(_sma.QOS_FIELDS, 2**64 - 1)
     assert (method, request["maximum"]) == ("SetQos", {**kept, "rd_iops": 2})
+
+
+def test_the_volume_that_sma_encrypts_has_limits_of_its_own() -> None:
+    """A UUID names the bdev below, the device is the one on top; nobody has used either."""
+    volume, above = "6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f01", "6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f02"
+    bdevs = {
+        "b": {"name": "b", "uuid": volume, "claimed": True, "assigned_rate_limits": {**NONE, "rw_ios_per_sec": 5000}},
+        "c": {"name": "c", "uuid": above, "driver_specific": {"crypto": {"base_bdev_name": "b"}}},
+    }
+    qos = _sma_qos._qos.State(bdevs, {"b": "b", volume: "b", "c": "c", above: "c"}, busy=set(), subsystems=set())
+    device = _sma_devices.Device(0, "c", above, False)
+    state = _sma_qos.State({0: device}, qos, dict.fromkeys(("device", "volume"), list(ALL)))
+
+    def calls(**item: str) -> list[str]:
+        wanted = _sma_qos.normalise([{"physical_id": 0, "rw_iops": "2000", **item}])
+        (change,) = _sma_qos.DeviceLimits().plan(wanted, state).changes
+        used = [params["namespace"]["bdev_name"] for name, params in change.calls if name == "nvmf_subsystem_add_ns"]
+        assert used in ([], ["c"])
+        return [name for name, _params in change.calls]
+
+    detour = ["nvmf_create_subsystem", "nvmf_subsystem_add_ns", "SetQos", "nvmf_delete_subsystem"]
+    assert calls(volume=volume) == detour  # the bdev below has a limit already
+    assert calls() == calls(volume=above) == ["SetQos"]
