@@ -37,9 +37,7 @@ def value(chance: random.Random) -> Any:
     return chance.choice(VALUES)
 
 
-def test_odd_parameters_are_answered_and_never_by_an_internal_error(
-    start: Callable[..., Emulator], tmp_path: Path
-) -> None:
+def test_odd_parameters_are_answered_and_never_by_an_exception(start: Callable[..., Emulator], tmp_path: Path) -> None:
     load_methods()
     chance = random.Random(20260523)
     emulator = start("-S", str(tmp_path))
@@ -57,7 +55,8 @@ def test_odd_parameters_are_answered_and_never_by_an_internal_error(
             connection.sendall(json.dumps(request).encode())
             (answer,) = answers(connection, 1)
             assert answer["id"] == request["id"]
-            assert answer.get("error", {}).get("message") != "Internal error", request
+            # The answer alone does not tell: SPDK says "Internal error" of a host that cannot be removed, too.
+            assert "Traceback" not in emulator.log(), request
     assert emulator.process.poll() is None
 
 

@@ -8,8 +8,8 @@ import socket
 import struct
 
 import pytest
-from conftest import Node
 from front_end import IN, OUT, Disconnected, FrontEnd, Ring
+from vhost_node import Node
 
 CONFIG_CHANGE = struct.pack("<III", 2, 1, 0)
 

@@ -9,6 +9,7 @@ import inspect
 import json
 import logging
 import os
+import pkgutil
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -39,9 +40,12 @@ FAMILIES = (
 
 
 def load_methods() -> None:
-    """Import every family's methods, which fills the table of methods."""
+    """Import every family's methods (``rpc.py``, ``rpc_*.py``), which fills the table of methods."""
     for _unused, package in FAMILIES:
-        importlib.import_module(f"{__package__}.{package}.rpc")
+        family = importlib.import_module(f"{__package__}.{package}")
+        for module in pkgutil.iter_modules(family.__path__):
+            if module.name.partition("_")[0] == "rpc":
+                importlib.import_module(f"{family.__name__}.{module.name}")
 
 
 class ConfigError(Exception):

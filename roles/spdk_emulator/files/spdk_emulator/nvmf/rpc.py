@@ -13,7 +13,6 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import array, boolean, enum, obj, string, uint16, uint32
 from ..jsonrpc.registry import STARTUP, Param, method
 from ..nvme_tcp.nvme import DISCOVERY_NQN
-from . import rpc_subsystem  # noqa: F401  # pylint: disable=unused-import
 from .describe import ADMIN_PASSTHROUGH, describe_referral, describe_transport
 from .models import Referral, TransportOptions
 from .rpc_common import BAD_PARAMS, TARGET_NAME, THREAD_NAME, internal_error, target_method, transport_address
