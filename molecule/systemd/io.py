@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "roles/spdk_emulator/files")]
 
-from support.initiator import (
+from support.initiator import (  # noqa: E402  (the paths to it are made here)
     Op,
     finished,
     initiator,
