@@ -113,6 +113,7 @@ def run(row: dict[str, Any], nodes: Nodes) -> tuple[int, dict[str, Any], str]:
     if row["run"].endswith(".yml"):
         variables = json.dumps(row.get("vars", {}))
         command = [f"{tool}-playbook", "-i", inventory, str(ROOT / row["run"]), "--extra-vars", variables]
+        command += ["--limit", row["limit"]] if "limit" in row else []
     else:
         arguments = json.dumps({"rpc_socket": str(nodes.socket("st1")), **row["args"]})
         command = [tool, "st1", "-i", inventory, "-m", row["run"], "-a", arguments]
