@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.emulator import Emulator  # noqa: E402  (the path to it is made here)
-from tests.support.rpc_relay import RpcRelay  # noqa: E402
-from tests.unit.spdk_role import fake_spdk  # noqa: E402
+from tests.support.rpc_relay import RpcRelay  # noqa: E402  (likewise)
+from tests.unit.spdk_role import fake_spdk  # noqa: E402  (likewise)
 
 HERE = Path(__file__).parent
 ROWS = yaml.safe_load((ROOT / "tests" / "bad_input.yml").read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from support.spdk import Spdk
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "unit" / "vhost"))
 
-from front_end import GET_ID, IN, OUT, FrontEnd, Ring  # noqa: E402
+from front_end import GET_ID, IN, OUT, FrontEnd, Ring  # noqa: E402  (likewise)
 
 KEYS = {"key": "00112233445566778899aabbccddeeff", "key2": "ffeeddccbbaa99887766554433221100"}
 OTHER = {"key": "0f0e0d0c0b0a09080706050403020100", "key2": "101112131415161718191a1b1c1d1e1f"}
