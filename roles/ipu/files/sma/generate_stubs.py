@@ -25,7 +25,7 @@ def installed_proto_directory() -> Path:
     """Where the installed `spdk` looks for its stubs. Does not import it: without stubs it cannot be imported."""
     spec = importlib.util.find_spec("spdk")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"generate_stubs: no package spdk in {sys.prefix}; install requirements.txt there first")
+        raise SystemExit(f"generate_stubs: no package spdk in {sys.prefix}; install spdk[sma] there first")
     return Path(next(iter(spec.submodule_search_locations))) / "sma" / "proto"
 
 
@@ -39,7 +39,7 @@ def generate(sources: Path, target: Path) -> None:
     if not files:
         raise SystemExit(f"generate_stubs: no .proto file in {sources}")
     if not target.is_dir():
-        raise SystemExit(f"generate_stubs: {target} is not there: is the installed spdk one with SMA (26.9)?")
+        raise SystemExit(f"generate_stubs: {target} is not there: is the installed spdk one with SMA?")
     arguments = ["protoc", f"-I{sources}", f"--python_out={target}", f"--grpc_python_out={target}", *files]
     if protoc.main(arguments) != 0:
         raise SystemExit(f"generate_stubs: protoc refused the files in {sources}")
