@@ -102,7 +102,10 @@ def _find(
             have = ", ".join(sorted(disk["serial"] for disk in disks.values() if disk["serial"]))
             count = "several disks have" if found else "no disk has"
             raise FioError(f"{where}: {count} the serial {job['serial']!r}; there are: {have or 'none'}")
-        return found[0]["path"], found[0]
+        path = found[0]["path"]
+        if not os.path.exists(sysfs.path(path.lstrip("/"))):
+            raise FioError(f"{where}: disk {job['serial']!r} has no {path}; fio would make a file of that name")
+        return path, found[0]
     path = job["filename"]
     _one_value(where, "filename", path)
     if not os.path.isabs(path):

@@ -219,10 +219,14 @@ class Guest:
             self.qmp("chardev-remove", id=name)
 
     def disks(self) -> dict[str, Disk]:
-        """The virtio disks that the guest's kernel sees, by serial."""
+        """The virtio disks that the guest can open, by serial.
+
+        The kernel shows a disk in sysfs a moment before its node is in /dev; what is written there in between makes an
+        ordinary file of that name.
+        """
         script = (
             "cd /sys/block; for disk in vd*; do "
-            '[ -e $disk/serial ] && echo "$disk;$(cat $disk/size);$(cat $disk/serial)"; done; true'
+            '[ -b /dev/$disk ] && echo "$disk;$(cat $disk/size);$(cat $disk/serial)"; done; true'
         )
         rows = [line.split(";", 2) for line in self.sh(script).splitlines()]
         return {serial.strip(): Disk(name, int(sectors) * 512) for name, sectors, serial in rows}

@@ -286,6 +286,12 @@ def test_a_job_is_refused(host: FakeRoot, one: dict[str, Any], allowed: list[str
     assert str(caught.value).startswith(f"jobs[1] ({one['name']!r})")
 
 
+def test_a_disk_whose_node_is_not_there_yet(host: FakeRoot) -> None:
+    host.add_disk("vdc", "st1n2", "0000:00:10.0/0000:01:01.0", node=False)
+    with pytest.raises(_fio.FioError, match="disk 'st1n2' has no /dev/vdc; fio would make a file of that name"):
+        resolve(host, [job(rw="write", serial="st1n2")], ["st1n2"])
+
+
 def test_two_jobs_of_one_name(host: FakeRoot) -> None:
     with pytest.raises(_fio.FioError, match=r"jobs\[0\] and jobs\[1\] \('a'\) have the same name"):
         resolve(host, [job("a", serial="st1n1"), job("a", serial="st1n1")], [])
