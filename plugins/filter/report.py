@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ipdk.storage.plugins.plugin_utils import charts, measurements, page
 
 
 def report_page(known: dict[str, Any], template: str) -> str:
+    # Not above: Ansible reads every filter file of a collection to find one filter, in each task's process anew, and
+    # Matplotlib takes as long as all else there.
+    from ansible_collections.ipdk.storage.plugins.plugin_utils import charts, measurements, page
+
     if charts.MISSING:
         raise AnsibleFilterError(
             f"report_page needs Matplotlib in the Python that runs the playbook: {charts.MISSING}. "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,6 +16,7 @@ from ansible_collections.ipdk.storage.plugins.filter import report
 from ansible_collections.ipdk.storage.plugins.plugin_utils import charts, measurements, page, topology
 from samples import BENCH, DEMO, DISKS, NODES, QOS_BEFORE, QOS_LIMITED, TEMPLATE, UNLISTED, disk, everything, job, known
 
+LOADED = "import sys, ansible_collections.ipdk.storage.plugins.filter.report; print('matplotlib' in sys.modules)"
 EVIL = "<script>alert(1)</script>\"'&{{ 7 * 7 }}$x^2$</svg><img src=x onerror=alert(2)>"
 
 
@@ -339,3 +343,9 @@ def test_without_matplotlib_the_filter_says_what_to_install(monkeypatch: pytest.
 def test_the_figures_of_bench_keep_their_digits() -> None:
     view = page.view(known(bench="b", files={"b": json.dumps(BENCH)}))
     assert [row["value"] for row in view["figures"]] == ["1.214", "6", "61.3"]
+
+
+def test_finding_a_filter_loads_no_matplotlib() -> None:
+    """Each task that uses any filter of the collection reads this file."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.check_output([sys.executable, "-c", LOADED], env=environment, text=True) == "False\n"
