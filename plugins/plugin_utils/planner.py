@@ -99,6 +99,7 @@ class _Planner:
             "target": disk.target,
             "ipu": disk.ipu,
             "host": disk.host,
+            "bdev": disk.bdev,
             "uuid": disk.uuid,
             "nqn": disk.nqn,
             "nsid": None,

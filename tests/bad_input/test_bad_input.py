@@ -64,7 +64,8 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, kinds: dict[str, str]) -> None:
+    def start(self, kinds: dict[str, str], there: dict[str, dict[str, Any]] | None = None) -> None:
+        """``there``: by node, calls that give its spdk what it has."""
         for node in NODES:
             kind, path = kinds.get(node, "relay"), self.socket(node)
             path.parent.mkdir(parents=True)
@@ -76,7 +77,10 @@ class Nodes:
             if kind == "spdk":
                 behind = self.directory / f"{node}-spdk"
                 behind.mkdir()
-                upstream = str(self._stack.enter_context(Emulator(behind)).rpc_socket)
+                emulator = self._stack.enter_context(Emulator(behind))
+                for method, params in (there or {}).get(node, {}).items():
+                    emulator.call(method, **params)
+                upstream = str(emulator.rpc_socket)
             relay = MuteRelay(str(path)) if kind == "mute" else RpcRelay(str(path), upstream)
             self.relays[node] = self._stack.enter_context(relay)
 
@@ -114,6 +118,7 @@ def run(row: dict[str, Any], nodes: Nodes) -> tuple[int, dict[str, Any], str]:
         variables = json.dumps(row.get("vars", {}))
         command = [f"{tool}-playbook", "-i", inventory, str(ROOT / row["run"]), "--extra-vars", variables]
         command += ["--limit", row["limit"]] if "limit" in row else []
+        command += ["--check"] if row.get("check") else []
     else:
         arguments = json.dumps({"rpc_socket": str(nodes.socket("st1")), **row["args"]})
         command = [tool, "st1", "-i", inventory, "-m", row["run"], "-a", arguments]
@@ -158,7 +163,7 @@ def changed(report: dict[str, Any]) -> bool:
 def test_bad_input(row: dict[str, Any], nodes: Nodes, request: pytest.FixtureRequest) -> None:
     if "fixture" in row:
         request.getfixturevalue(row["fixture"])
-    nodes.start(row.get("nodes", {}))
+    nodes.start(row.get("nodes", {}), row.get("there"))
     before = nodes.files()
 
     status, report, output = run(row, nodes)

@@ -95,6 +95,7 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
         "target": "st1",
         "ipu": "ipu1",
         "host": "host1",
+        "bdev": "vol00",
         "uuid": uuid,
         "nqn": nqn,
         "nsid": 1,
