@@ -64,7 +64,7 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, kinds: dict[str, str]) -> None:
+    def start(self, kinds: dict[str, str], there: dict[str, list[dict[str, Any]]] | None = None) -> None:
         for node in NODES:
             kind, path = kinds.get(node, "relay"), self.socket(node)
             path.parent.mkdir(parents=True)
@@ -76,7 +76,10 @@ class Nodes:
             if kind == "spdk":
                 behind = self.directory / f"{node}-spdk"
                 behind.mkdir()
-                upstream = str(self._stack.enter_context(Emulator(behind)).rpc_socket)
+                emulator = self._stack.enter_context(Emulator(behind))
+                upstream = str(emulator.rpc_socket)
+                for call in (there or {}).get(node, []):
+                    emulator.call(call["method"], **call.get("params", {}))
             relay = MuteRelay(str(path)) if kind == "mute" else RpcRelay(str(path), upstream)
             self.relays[node] = self._stack.enter_context(relay)
 
@@ -158,7 +161,7 @@ def changed(report: dict[str, Any]) -> bool:
 def test_bad_input(row: dict[str, Any], nodes: Nodes, request: pytest.FixtureRequest) -> None:
     if "fixture" in row:
         request.getfixturevalue(row["fixture"])
-    nodes.start(row.get("nodes", {}))
+    nodes.start(row.get("nodes", {}), row.get("there"))
     before = nodes.files()
 
     status, report, output = run(row, nodes)
