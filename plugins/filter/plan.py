@@ -11,11 +11,14 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.ipdk.storage.plugins.plugin_utils import (
+    drift,
     encryption,
+    export,
     fio_jobs,
     lvol_stores,
     planner,
     report,
+    snapshots,
     steps,
     validate,
 )
@@ -42,6 +45,13 @@ def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[
     try:
         return fio_jobs.jobs_of_host(jobs, host, disks)
     except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def export_disks(nodes: dict[str, Any], observed: dict[str, Any]) -> dict[str, list[Any]]:
+    try:
+        return export.virtual_disks(nodes, observed)
+    except export.Incomplete as error:
         raise AnsibleFilterError(str(error)) from error
 
 
@@ -72,10 +82,13 @@ class FilterModule:
         return {
             "declared_nodes": declared_nodes,
             "disk_keys": encryption.with_keys,
+            "export_disks": export_disks,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,
             "plan": plan,
             "plan_after_unplug": steps.after_unplug,
+            "plan_drift": drift.differences,
             "plan_report": report.report,
+            "snapshot_work": snapshots.work,
         }

@@ -13,10 +13,12 @@ import re
 import stat
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils._progress import Progress
 from ansible_collections.ipdk.storage.plugins.module_utils._sysfs import Sysfs
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -36,6 +38,8 @@ DONE = "done"
 END_SECONDS = 10
 """How long fio may take to end when it is told to: it waits for what is under way and writes its numbers."""
 KILL_SECONDS = 5
+PROGRESS_SECONDS = 2.0
+"""How often it is said how far fio is."""
 
 
 class FioError(Exception):
@@ -188,7 +192,7 @@ def run(jobs: Sequence[Mapping[str, Any]], sequential: bool, timeout: float, fio
         late = ""
         done: Counter[str] = Counter()
         try:
-            process.wait(timeout)
+            _wait(process, jobs, timeout, directory)
         except subprocess.TimeoutExpired:
             done.update(_read(directory, DONE).split())
             late = f"fio was not done after {timeout:g} s and {_end(process)}"
@@ -206,6 +210,34 @@ def run(jobs: Sequence[Mapping[str, Any]], sequential: bool, timeout: float, fio
     if output is None:
         raise FioError(f"fio ended with status {process.returncode} and without numbers: {messages}", rows)
     return rows
+
+
+def _wait(process: subprocess.Popen[bytes], jobs: Sequence[Mapping[str, Any]], timeout: float, directory: str) -> None:
+    """Until fio has ended; says meanwhile how far it is. Raises TimeoutExpired."""
+    progress, deadline, moved = Progress("fio jobs"), time.monotonic() + timeout, _moved(process.pid)
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            process.wait(max(0.0, min(PROGRESS_SECONDS, left)))
+            return
+        except subprocess.TimeoutExpired:
+            if left <= PROGRESS_SECONDS:
+                raise
+        before, moved = moved, _moved(process.pid)
+        done = Counter(_read(directory, DONE).split())
+        running = [job["name"] for job in jobs if done[job["name"]] < _clones(job)]
+        rate = f"{(moved - before) / PROGRESS_SECONDS / 2**20:.1f} MiB/s"
+        name = f"at work: {', '.join(running[:4])}" if running else "all at their ends"
+        progress(len(jobs) - len(running), len(jobs), name, rate)
+
+
+def _moved(pid: int) -> int:
+    """The bytes that a process has read and written so far."""
+    try:
+        with open(f"/proc/{pid}/io", encoding="ascii") as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith(("read_bytes", "write_bytes")))
+    except OSError:
+        return 0  # it has ended
 
 
 def complaints(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -41,7 +41,9 @@ LEAST_CLUSTER_SIZE = MIB
 DEFAULT_OVERCOMMIT = 1.0
 CLEAR_METHODS = ("unmap", "write_zeroes", "none")
 
-_DELETE_LVOL, _DELETE_STORE, _CREATE_STORE, _GROW_LVOL, _CREATE_LVOL = range(5)
+# A snapshot goes after its clones, and comes before what is made of it or grows. SPDK makes one snapshot or clone of a
+# volume at a time (EBUSY): the further ones of it have the stages that follow.
+_DELETE_LVOL, _DELETE_SNAPSHOT, _DELETE_STORE, _CREATE_STORE, _SNAPSHOT, _GROW_LVOL, _CREATE_LVOL = range(0, 7000, 1000)
 
 _CLEAR = {"type": "str", "choices": list(CLEAR_METHODS)}
 #: The options of an item of ``stores`` and of ``lvols``, as Ansible's argument_spec has them.
@@ -58,6 +60,8 @@ LVOL = {
     "store": {"type": "str", "required": True},
     "size": {"type": "str"},
     "thin": {"type": "bool"},
+    "snapshot_of": {"type": "str"},
+    "clone_of": {"type": "str"},
     "clear_method": _CLEAR,
     "state": STATE,
 }
@@ -213,9 +217,11 @@ class Lvols:
                 if volume is not None:
                     promised.pop(name)
                     thin.discard(name)
-                    self._delete(item["name"], volume, plan)
+                    self._delete(item, volume, plan)
             elif store is None:
                 continue  # refused above
+            elif wanted["snapshot_of"] is not None:
+                promised[name] = self._snapshot(wanted, store, there, plan)
             elif volume is None:
                 promised[name] = self._create(wanted, store, plan)
                 thin |= {name} if wanted["thin"] else set()
@@ -228,6 +234,8 @@ class Lvols:
     def _create(wanted: Item, store: Item, plan: Plan) -> int:
         path = (store["name"], "lvols", wanted["name"])
         alias = f"{store['name']}/{wanted['name']}"
+        if wanted["clone_of"] is not None:
+            return Lvols._clone(wanted, store, plan)
         if wanted["bytes"] is None:
             plan.refusals.append((path, f"there is no logical volume {alias}, and no size is said to make it with"))
             return 0
@@ -247,37 +255,92 @@ class Lvols:
         return size
 
     @staticmethod
+    def _snapshot(wanted: Item, store: Item, there: Mapping[str, Item], plan: Plan) -> int:
+        path = (store["name"], "lvols", wanted["name"])
+        alias, origin = f"{store['name']}/{wanted['name']}", there.get(wanted["snapshot_of"])
+        volume = there.get(wanted["name"])
+        if volume is not None:
+            if not volume["snapshot"]:
+                sentence = f"there is a logical volume {alias}, which is no snapshot"
+                plan.refusals.append((path, sentence + ": choose another name"))
+            return volume["promised"]
+        if origin is None or origin["snapshot"]:
+            what = "is a snapshot itself" if origin else "is not there"
+            sentence = f"no snapshot {alias} can be taken: {store['name']}/{wanted['snapshot_of']} {what}"
+            plan.refusals.append((path, sentence))
+            return 0
+        call = ("bdev_lvol_snapshot", {"lvol_name": origin["alias"], "snapshot_name": wanted["name"]})
+        after = given(origin, "size", "thin")
+        stage = _SNAPSHOT + _already(plan, call[0], "lvol_name", origin["alias"])
+        plan.changes.append(Change("create", "snapshot", alias, path, after, (call,), stage=stage))
+        return origin["allocated"]
+
+    @staticmethod
+    def _clone(wanted: Item, store: Item, plan: Plan) -> int:
+        path = (store["name"], "lvols", wanted["name"])
+        alias, source = f"{store['name']}/{wanted['name']}", f"{store['name']}/{wanted['clone_of']}"
+        snapshot = next((volume for volume in store["lvols"] if volume["name"] == wanted["clone_of"]), None)
+        if snapshot is None or not snapshot["snapshot"]:
+            what = "is no snapshot" if snapshot else "is not there"
+            plan.refusals.append((path, f"no clone {alias} can be made: {source} {what}"))
+            return 0
+        least = snapshot["size"]
+        size = least if wanted["bytes"] is None else whole_clusters(wanted["bytes"], store["cluster_size"])
+        if size < least:
+            sentence = f"clone {alias} of {source} has {human(least)} at least, wanted {human(size)}"
+            plan.refusals.append((path, sentence))
+            return 0
+        calls = [("bdev_lvol_clone", {"snapshot_name": source, "clone_name": wanted["name"]})]
+        if size > least:
+            calls.append(("bdev_lvol_resize", {"name": alias, "size_in_mib": size // MIB}))
+            plan.since.append(("growing logical volumes", "23.05"))
+        after = {"size": size, "thin": True}
+        stage = _CREATE_LVOL + _already(plan, "bdev_lvol_clone", "snapshot_name", source)
+        plan.changes.append(Change("create", "clone", alias, path, after, tuple(calls), stage=stage))
+        return int(size)
+
+    @staticmethod
     def _grow(wanted: Item, store: Item, volume: Item, plan: Plan) -> int:
         path = (store["name"], "lvols", wanted["name"])
         alias = f"{store['name']}/{wanted['name']}"
-        if wanted["thin"] is not None and wanted["thin"] != volume["thin"]:
-            kinds = {True: "thin", False: "thick"}
-            sentence = f"logical volume {alias} exists and is {kinds[volume['thin']]}, wanted {kinds[wanted['thin']]}"
+        if wanted["thin"] and not volume["thin"]:
+            sentence = f"logical volume {alias} exists and is thick, wanted thin"
             plan.refusals.append((path, sentence + ": delete it first"))
             return volume["size"]
+        # One that stands on a snapshot is thin as long as it does.
+        inflate = wanted["thin"] is False and volume["thin"] and not volume["clone"]
         size = volume["size"] if wanted["bytes"] is None else whole_clusters(wanted["bytes"], store["cluster_size"])
         if size < volume["size"]:
             sentence = f"logical volume {alias} has {human(volume['size'])}, wanted {human(size)}: it is never shrunk"
             plan.refusals.append((path, sentence + ", delete it first"))
-        elif size > volume["size"]:
-            call = ("bdev_lvol_resize", {"name": alias, "size_in_mib": size // MIB})
-            after = {**given(volume, "thin", "uuid"), "size": size}
+        elif size > volume["size"] or inflate:
+            calls: list[tuple[str, Mapping[str, Any]]] = []
+            if size > volume["size"]:
+                calls.append(("bdev_lvol_resize", {"name": alias, "size_in_mib": size // MIB}))
+                plan.since.append(("growing logical volumes", "23.05"))
+            if inflate:
+                calls.append(("bdev_lvol_inflate", {"name": alias}))
+            after = {**given(volume, "uuid"), "thin": volume["thin"] and not inflate, "size": size}
             hint = f"usually the free clusters of {store['name']} do not hold what is to come"
-            plan.since.append(("growing logical volumes", "23.05"))
-            plan.changes.append(Change("update", "lvol", alias, path, after, (call,), stage=_GROW_LVOL, hint=hint))
+            plan.changes.append(Change("update", "lvol", alias, path, after, tuple(calls), stage=_GROW_LVOL, hint=hint))
         return size
 
-    def _delete(self, store: str, volume: Item, plan: Plan) -> None:
-        path = (store, "lvols", volume["name"])
+    def _delete(self, item: Item, volume: Item, plan: Plan) -> None:
+        path = (item["name"], "lvols", volume["name"])
+        going = {wanted["name"] for wanted in item["lvols"] if wanted["state"] == "absent"}
+        clones = [name for name in volume["clones"] if name not in going]
+        if len(clones) > 1:
+            sentence = f"snapshot {volume['alias']} has {len(clones)} clones ({_some(clones)})"
+            plan.refusals.append((path, sentence + ", and SPDK deletes one that has one at most: delete clones first"))
+            return
         if volume["claimed"] and not self.force:
             sentence = f"logical volume {volume['alias']} is in use (by a namespace or another bdev)"
             plan.refusals.append((path, sentence + ": remove its user first, or set force"))
             return
         call = ("bdev_lvol_delete", {"name": volume["alias"]})
+        kind, stage = ("snapshot", _DELETE_SNAPSHOT) if volume["snapshot"] else ("lvol", _DELETE_LVOL)
         hint = "usually a clone depends on it"
-        plan.changes.append(
-            Change("delete", "lvol", volume["alias"], path, None, (call,), stage=_DELETE_LVOL, hint=hint)
-        )
+        plan.changes.append(Change("delete", kind, volume["alias"], path, None, (call,), stage=stage, hint=hint))
 
     # What has become of it
 
@@ -321,8 +384,11 @@ def _foreseen(
 ) -> tuple[dict[str, Item], int | None]:
     """A store's volumes by name and its free bytes (None: not known), once ``planned`` is what is there."""
     foreseen = dict(volumes)
-    for name in (wish["name"] for wish in item["lvols"]):
+    for wish in item["lvols"]:
+        name = wish["name"]
         there, after = volumes.get(name), planned.get(name)
+        if wish["snapshot_of"] is not None:
+            continue  # below
         took = there["allocated"] if there else 0
         takes = 0
         if after is None:
@@ -330,11 +396,26 @@ def _foreseen(
         else:
             grows = after["size"] - (there["size"] if there else 0)
             # A thick volume takes all of its clusters at once, a thin one none before they are written.
-            takes = took if after["thin"] else took + grows
+            takes = took if after["thin"] else after["size"]
             promised = after["size"] if there is None or grows else there["promised"]
             made = {"name": name, "uuid": None} if there is None else there
             foreseen[name] = {**made, **given(after, "size", "thin"), "allocated": takes, "promised": promised}
         free = None if free is None else free + took - takes
+    for wish in item["lvols"]:
+        name = wish["name"]
+        there, after = volumes.get(name), planned.get(name)
+        if there is None and after is not None and wish["snapshot_of"] is not None:
+            # It has the clusters that its origin had, which is thin from then on and starts with none.
+            origin = volumes[wish["snapshot_of"]]
+            held = {"allocated": origin["allocated"], "promised": origin["allocated"]}
+            foreseen[name] = {"name": name, "uuid": None, **given(after, "size", "thin"), **held}
+            foreseen[origin["name"]] = {**foreseen[origin["name"]], "allocated": 0, "thin": True}
+        heir = next((clone for clone in there["clones"] if clone in foreseen), None) if there and not after else None
+        if heir is not None:
+            # It takes over what it has not written itself; how much that is, is known where it wrote nothing.
+            untouched = foreseen[heir]["allocated"] == 0
+            free = free - there["allocated"] if untouched and free is not None else None
+            foreseen[heir] = {**foreseen[heir], "allocated": there["allocated"] if untouched else None}
     return foreseen, free
 
 
@@ -362,7 +443,10 @@ def describe(current: Mapping[str, Any]) -> list[Item]:
                     "size": size,
                     "thin": lvol["thin_provision"],
                     "allocated": allocated,
-                    "promised": allocated if lvol["snapshot"] else size,
+                    "snapshot": is_snapshot(bdev),
+                    "clone": bool(lvol.get("clone")),
+                    "clones": lvol.get("clones", []),
+                    "promised": allocated if is_snapshot(bdev) else size,
                     "claimed": bdev["claimed"],
                 }
             )
@@ -378,6 +462,18 @@ def describe(current: Mapping[str, Any]) -> list[Item]:
             }
         )
     return stores
+
+
+def _already(plan: Plan, method: str, parameter: str, name: str) -> int:
+    """How many changes there are that call this of the volume of this name."""
+    return sum(change.calls[0][0] == method and change.calls[0][1][parameter] == name for change in plan.changes)
+
+
+def is_snapshot(bdev: Mapping[str, Any]) -> bool:
+    """Whether an lvol's bdev is a snapshot: SPDK says so of those that have clones; of the others, that none may be
+    written."""
+    lvol = bdev["driver_specific"]["lvol"]
+    return bool(lvol["snapshot"] or not (bdev.get("supported_io_types") or {}).get("write", True))
 
 
 def whole_clusters(size: int, cluster_size: int) -> int:
@@ -451,11 +547,23 @@ def _store(item: Mapping[str, Any], where: str, problems: list[str]) -> Item:
 
 def _lvol(item: Mapping[str, Any], where: str, problems: list[str]) -> Item:
     name = check_name(item["name"], f"{where}.name", problems)
+    of = {key: item.get(key) for key in ("snapshot_of", "clone_of")}
+    for key, value in of.items():
+        if value is not None:
+            check_name(value, f"{where}.{key} ({name})", problems)
+    if None not in of.values():
+        problems.append(f"{where} ({name}): snapshot_of and clone_of exclude each other")
+    for key in ("size", "thin"):
+        if of["snapshot_of"] is not None and item.get(key) is not None:
+            problems.append(f"{where} ({name}): a snapshot has the {key} of its volume, leave {key} out")
+    if of["clone_of"] is not None and item.get("thin") is False:
+        problems.append(f"{where} ({name}): a clone is thin, leave thin out")
     return {
         "name": name,
         "store": check_name(item["store"], f"{where}.store ({name})", problems),
         "state": item.get("state") or "present",
         "bytes": check_size(item.get("size"), f"{where}.size ({name})", problems),
         "thin": item.get("thin"),
+        **of,
         "clear_method": item.get("clear_method"),
     }

@@ -161,9 +161,16 @@ def refuse_duplicates(
 
 
 def reconcile(
-    family: Family, wanted: Sequence[Mapping[str, Any]], executor: Executor, check_mode: bool = False
+    family: Family,
+    wanted: Sequence[Mapping[str, Any]],
+    executor: Executor,
+    check_mode: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Outcome:
-    """Bring ``family`` to ``wanted``. Raises Refused (nothing was changed) and whatever ``read`` raises."""
+    """Bring ``family`` to ``wanted``. Raises Refused (nothing was changed) and whatever ``read`` raises.
+
+    ``progress`` is called after each stage with how many changes are done, of how many, and the name of the last one.
+    """
     plan = family.plan(wanted, family.read(executor))
     if plan.refusals:
         raise Refused([sentence for _path, sentence in plan.refusals])
@@ -172,7 +179,7 @@ def reconcile(
         release = family.release(executor)
         _refuse_too_old(plan, release)
         serial = release < _as_release(plan.serial_before)
-    run = _Run(serial)
+    run = _Run(serial, progress)
     if check_mode:
         # What blocks a change may be gone by the time that it is made.
         run.apply([replace(change, blocked="") for change in plan.changes], _Obliging())
@@ -217,8 +224,9 @@ class _Obliging:
 class _Run:
     """The fate of each change while stages are applied."""
 
-    def __init__(self, serial: bool) -> None:
+    def __init__(self, serial: bool, progress: Callable[[int, int, str], None] | None = None) -> None:
         self.serial = serial
+        self.progress = progress
         self.applied: list[Change] = []
         self.failed: list[tuple[Change, Error]] = []
         self.not_tried: list[tuple[Change, str]] = []
@@ -245,6 +253,8 @@ class _Run:
                     else:
                         alive.append(change)
             self._stage(alive, executor)
+            if self.progress and alive:
+                self.progress(len(self.applied), len(changes), alive[-1].name)
 
     def _stage(self, alive: list[Change], executor: Executor) -> None:
         if self.serial:

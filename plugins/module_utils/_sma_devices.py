@@ -20,6 +20,7 @@ from typing import Any
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_range, check_uuid
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
+from ansible_collections.ipdk.storage.plugins.module_utils._progress import Progress
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     Change,
     Plan,
@@ -302,7 +303,7 @@ def converge(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         spdk = Client(params["rpc_socket"], params["rpc_timeout"])
         sma = _sma.Client(params["address"], params["timeout"])
         with spdk, sma:
-            outcome = reconcile(family, wanted, Sides(spdk, sma), check_mode)
+            outcome = reconcile(family, wanted, Sides(spdk, sma), check_mode, Progress("devices"))
     except Refused as refused:
         return {"failed": True, "changed": False, "msg": "Nothing was changed. " + "; ".join(refused.problems)}
     except (Error, ValueError) as error:

@@ -76,10 +76,17 @@ class Sysfs:
         nodes = {name for name in names if os.path.exists(self.path("dev", name))}
         return nodes & self._links().keys() if os.path.exists(self.path("run/udev/control")) else nodes
 
-    def wait(self, present: list[str], absent: list[str], timeout: float) -> tuple[list[str], list[str]]:
-        """Wait until the disks of these serials are usable, or gone; at most ``timeout`` seconds.
+    def size_bytes(self, name: str) -> int:
+        """sysfs counts 512 byte sectors, whatever the disk's block size is."""
+        return int(self.read("sys/block", name, "size") or 0) * 512
 
-        Returns the serials that are still missing and those that are still there.
+    def wait(
+        self, present: list[str], absent: list[str], sizes: dict[str, int], timeout: float
+    ) -> tuple[list[str], list[str], dict[str, int]]:
+        """Wait until the disks of these serials are usable, gone, or at least as big; at most ``timeout`` seconds.
+
+        Returns the serials that are still missing, those that are still there, and those that are too small with the
+        bytes that they have.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -89,8 +96,10 @@ class Sysfs:
             if present and not missing:
                 usable = self.usable(serials[serial] for serial in present)
                 missing = [serial for serial in present if serials[serial] not in usable]
-            if not (missing or still_there) or time.monotonic() >= deadline:
-                return missing, still_there
+            has = {serial: self.size_bytes(serials[serial]) if serial in serials else 0 for serial in sizes}
+            too_small = {serial: size for serial, size in has.items() if size < sizes[serial]}
+            if not (missing or still_there or too_small) or time.monotonic() >= deadline:
+                return missing, still_there, too_small
             time.sleep(POLL_SECONDS)
 
     def disks(self, bridges: list[str]) -> list[dict[str, Any]]:
@@ -117,7 +126,6 @@ class Sysfs:
         members = [name, *partitions]
         addresses = _pci.addresses(device)
         place = _pci.place_of_path(device)
-        sectors = self.read("sys/block", name, "size")
         driver = self.path("sys/block", name, "device/driver")
         by_id = links.get(name, [])
         serial = self.serial(name)
@@ -125,8 +133,7 @@ class Sysfs:
             "name": name,
             "path": f"/dev/{name}",
             "serial": serial,
-            # sysfs counts 512 byte sectors, whatever the disk's block size is.
-            "size_bytes": int(sectors or 0) * 512,
+            "size_bytes": self.size_bytes(name),
             "block_size": int(self.read("sys/block", name, "queue/logical_block_size") or 512),
             "pci_address": addresses[-1] if addresses else None,
             "handle": _pci.handle_of_place(place, bridges) if place else None,

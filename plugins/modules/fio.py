@@ -104,6 +104,12 @@ options:
       - How many seconds fio may take. Then it is ended and the module fails, with what each job has done so far.
     type: float
     default: 600.0
+  progress:
+    description: >-
+      Say every few seconds in the output of the play how far it is. It then runs in the background of its node,
+      and takes about a second longer.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -215,6 +221,7 @@ def main() -> None:
             "force": {"type": "bool", "default": False},
             "sequential": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 600.0},
+            "progress": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -14,7 +14,7 @@ author:
   - ipdk.storage contributors (@ipdk-io)
 description:
   - Reads the host's block disks from sysfs, with serial, PCI address, links and uses. No other program is run.
-  - Can wait until disks have appeared or disappeared.
+  - Can wait until disks have appeared, disappeared or grown.
 extends_documentation_fragment:
   - ipdk.storage.spdk.looks
 options:
@@ -40,6 +40,10 @@ options:
     type: list
     elements: str
     default: []
+  sizes:
+    description: Bytes that disks have to have at least, by serial. Waits until they have grown so far.
+    type: dict
+    default: {}
   timeout:
     description: How many seconds to wait at most. The module fails and names the disks when they are over.
     type: float
@@ -142,6 +146,10 @@ still_there:
   returned: always
   type: list
   elements: str
+too_small:
+  description: Serials of O(sizes) that did not grow in time, with the bytes that they have; 0 of one that is not there.
+  returned: always
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -157,6 +165,7 @@ def main() -> None:
             "handles": strings,
             "present": {**strings, "default": []},
             "absent": {**strings, "default": []},
+            "sizes": {"type": "dict", "default": {}},
             "timeout": {"type": "float", "default": 30.0},
             "bridges": strings,
         },
@@ -173,17 +182,31 @@ def main() -> None:
     except ValueError as error:
         module.fail_json(msg=str(error))
 
+    sizes = {}
+    for serial, size in wanted["sizes"].items():
+        sizes[serial] = int(size) if str(size).isdecimal() else 0
+        if not sizes[serial]:
+            module.fail_json(msg=f"sizes: wanted bytes, a whole number above 0, for {serial}, got {size!r}")
+
     sysfs = Sysfs()
-    missing, still_there = sysfs.wait(wanted["present"], wanted["absent"], wanted["timeout"])
+    missing, still_there, too_small = sysfs.wait(wanted["present"], wanted["absent"], sizes, wanted["timeout"])
     disks = sysfs.disks(bridges)
     if wanted["serials"] is not None:
         disks = [disk for disk in disks if disk["serial"] in wanted["serials"]]
     if wanted["handles"] is not None:
         disks = [disk for disk in disks if disk["handle"] in wanted["handles"]]
-    result = {"changed": False, "disks": disks, "missing": missing, "still_there": still_there}
-    if missing or still_there:
+    result = {
+        "changed": False,
+        "disks": disks,
+        "missing": missing,
+        "still_there": still_there,
+        "too_small": too_small,
+    }
+    if missing or still_there or too_small:
         complaints = [f"not there: {', '.join(missing)}"] if missing else []
         complaints += [f"not gone: {', '.join(still_there)}"] if still_there else []
+        grown = [f"{serial} (has {has} bytes, wanted {sizes[serial]})" for serial, has in too_small.items()]
+        complaints += [f"not grown: {', '.join(grown)}"] if grown else []
         module.fail_json(msg=f"disks after {wanted['timeout']:g} s {'; '.join(complaints)}", **result)
     module.exit_json(**result)
 

@@ -63,6 +63,12 @@ options:
       - In check mode nothing is waited for.
     type: float
     default: 10.0
+  progress:
+    description: >-
+      Say every few seconds in the output of the play how far it is. It then runs in the background of its node,
+      and takes about a second longer.
+    type: bool
+    default: false
 seealso:
   - module: ipdk.storage.sma_info
   - module: ipdk.storage.spdk_nvme_controller
@@ -168,6 +174,7 @@ def main() -> None:
             "devices": {"type": "list", "elements": "dict", "required": True, "options": DEVICE},
             "max_devices": {"type": "int", "default": 64},
             "wait": {"type": "float", "default": 10.0},
+            "progress": {"type": "bool", "default": False},
         }
     )
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: spdk_lvol
-short_description: Create, grow and delete logical volumes of an SPDK, and their stores
+short_description: Create, grow, snapshot, clone and delete logical volumes of an SPDK, and their stores
 version_added: 0.1.0
 author:
   - ipdk.storage contributors (@ipdk-io)
@@ -82,14 +82,30 @@ options:
       thin:
         description:
           - Whether clusters are taken from the store only when they are written. V(false) when the volume is made and
-            nothing is said. Cannot be changed later.
+            nothing is said.
+          - A thin volume becomes thick in place (V(false)), but not while it stands on a snapshot. A thick one cannot
+            become thin.
         type: bool
+      snapshot_of:
+        description:
+          - The name of the volume in the same store that this one is a snapshot of, which is taken if it is not there.
+            It has the volume's size and cannot be written.
+          - The volume goes on from there, and is thin as long as it stands on a snapshot.
+        type: str
+      clone_of:
+        description:
+          - The name of the snapshot in the same store that this volume starts as. Its size is the snapshot's, or
+            O(lvols[].size), if that is larger. It is thin.
+          - Not looked at for a volume that is there.
+        type: str
       clear_method:
         description: What is done to the clusters of a volume that is deleted, said when it is made.
         type: str
         choices: [unmap, write_zeroes, none]
       state:
-        description: Whether the volume is there. V(absent) destroys its data.
+        description: >-
+          Whether the volume is there. V(absent) destroys its data; of a snapshot with one clone, the clone keeps what
+          it needs, and one with more is refused.
         type: str
         choices: [present, absent]
         default: present
@@ -114,6 +130,18 @@ EXAMPLES = r"""
     rpc_socket: /run/ipdk/st1/spdk/spdk.sock
     lvols:
       - {name: vol00, store: fast, size: 12GiB}
+
+- name: Take a snapshot of it
+  ipdk.storage.spdk_lvol:
+    rpc_socket: /run/ipdk/st1/spdk/spdk.sock
+    lvols:
+      - {name: monday, store: fast, snapshot_of: vol00}
+
+- name: Work on a copy of it
+  ipdk.storage.spdk_lvol:
+    rpc_socket: /run/ipdk/st1/spdk/spdk.sock
+    lvols:
+      - {name: trial, store: fast, clone_of: monday}
 """
 
 RETURN = r"""
@@ -155,7 +183,8 @@ stores:
 lvols:
   description:
     - The volumes of the list as they are at the end, or in check mode would be. Sizes are in bytes.
-    - C(uuid) and C(bdev) are null where check mode has made no volume.
+    - C(uuid) and C(bdev) are null where check mode has made no volume, C(allocated) where check mode cannot know what a
+      clone takes over of a snapshot that goes.
   returned: when SPDK answered
   type: list
   elements: dict

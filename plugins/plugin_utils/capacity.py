@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
 from ansible_collections.ipdk.storage.plugins.module_utils._lvols import whole_clusters
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
@@ -19,8 +21,8 @@ def whole_size(disk: Disk, sides: Sides) -> int:
     return whole_clusters(disk.size, store["cluster_size"]) if store else disk.size
 
 
-def check(disk: Disk, store: str, has: int, sides: Sides, steps: list[Step]) -> None:
-    """Raises Refused where the store cannot promise that the disk's volume, of ``has`` bytes now, gets its size."""
+def check(disk: Disk, store: str, sides: Sides, steps: list[Step]) -> None:
+    """Raises Refused where the store cannot promise that the disk's volume gets its size."""
     there = sides.targets[disk.target].lvol_stores.get(store)
     if there is None:
         raise Refused(
@@ -38,10 +40,11 @@ def check(disk: Disk, store: str, has: int, sides: Sides, steps: list[Step]) -> 
             "Make disks smaller or absent, or raise the store's overcommit.",
         )
     free = _free(disk.target, store, sides, steps)
-    if not disk.thin and size - has > free:
+    needs = _takes(next((volume for volume in there["lvols"] if volume["name"] == disk.name), None), disk.thin, size)
+    if needs > free:
         raise Refused(
             disk.target,
-            f"lvol store {store} on {disk.target} has {human(free)} free, and it needs {human(size - has)}. Make disks "
+            f"lvol store {store} on {disk.target} has {human(free)} free, and it needs {human(needs)}. Make disks "
             "smaller or absent, or make it thin.",
         )
 
@@ -58,6 +61,14 @@ def warnings(sides: Sides, steps: list[Step]) -> list[str]:
                     f"(over-commit {total / capacity:.2f}): once it is written full, writes to thin volumes fail"
                 )
     return lines
+
+
+def _takes(volume: dict[str, Any] | None, thin: bool, size: int) -> int:
+    """What a volume takes at once that is made with this size, or gets it."""
+    if thin or (volume and volume["clone"]):
+        return 0  # it is thin as long as it stands on a snapshot
+    has = (volume["allocated"] if volume["thin"] else volume["size"]) if volume else 0
+    return int(size - has)
 
 
 def _lvol_steps(target: str, store: str, steps: list[Step]) -> list[Step]:
@@ -85,9 +96,9 @@ def _free(target: str, name: str, sides: Sides, steps: list[Step]) -> int:
     free = store["free"]
     for step in _lvol_steps(target, name, steps):
         arguments = step.arguments
-        volume = there.get(arguments["name"], {"size": 0, "allocated": 0})
+        volume = there.get(arguments["name"])
         if arguments["state"] == "absent":
-            free += volume["allocated"]
-        elif not arguments["thin"]:
-            free -= whole_clusters(arguments["size"], store["cluster_size"]) - volume["size"]
+            free += volume["allocated"] if volume else 0
+        else:
+            free -= _takes(volume, arguments["thin"], whole_clusters(arguments["size"], store["cluster_size"]))
     return int(free)

@@ -10,7 +10,7 @@ import difflib
 import re
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
+from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_name, human
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import (
     CIPHER,
     check_cipher,
@@ -39,7 +39,7 @@ ACCESS = ("ssh", "none")
 
 ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state", "qos", "encryption")
 ENCRYPTION_KEYS = ("cipher", "key", "key2")
-BACKING_KEYS = ("type", "block_size", "directory", "store", "thin")
+BACKING_KEYS = ("type", "block_size", "directory", "store", "thin", "clone_of")
 
 TARGET_NAME_LENGTH = 14
 """Leaves room for ``n`` and five digits of a namespace id in the serial."""
@@ -93,6 +93,7 @@ class Item:
         if not self.ok or None in (name, backing, size, target, host, ipu, interface, state):
             return None
         store, thin = self._store(target, size) if backing == "lvol" else (None, False)
+        clone_of = self._clone_of() if store else None
         if backing == "lvol" and store is None:
             return None
         filename = None
@@ -104,8 +105,24 @@ class Item:
             filename = f"{directory}/{name}.img"
         state = self.override or state
         block_size = 0 if backing == "lvol" else block_size  # that of its store
+        if not self.ok:
+            return None
         return Disk(
-            name, size, backing, block_size, filename, target, ipu, host, physical_id, state, store, thin, qos, key_mark
+            name,
+            size,
+            backing,
+            block_size,
+            filename,
+            target,
+            ipu,
+            host,
+            physical_id,
+            state,
+            store,
+            thin,
+            clone_of,
+            qos,
+            key_mark,
         )
 
     def _store(self, target: str, size: int) -> tuple[str | None, bool]:
@@ -124,7 +141,7 @@ class Item:
                 f"{listed(known) or 'empty'}), got {got}.{hint}"
             )
             return None, False
-        thin = backing.get("thin", False)
+        thin = backing.get("thin", "clone_of" in backing)
         if not isinstance(thin, bool):
             self.wrong(f"backing.thin: wanted true or false, got {thin!r}.")
             return None, False
@@ -137,6 +154,22 @@ class Item:
             )
             return None, False
         return name, thin
+
+    def _clone_of(self) -> str | None:
+        """The snapshot that the disk's volume starts as."""
+        backing = self.item["backing"]
+        name = backing.get("clone_of")
+        if name is None:
+            return None
+        problems: list[str] = []
+        check_name(name, "backing.clone_of", problems)
+        if name == self.item["name"]:
+            problems.append(f"backing.clone_of: {name} is the disk's own name, wanted that of a snapshot")
+        if backing.get("thin") is False:
+            problems.append("backing.thin: a clone is thin, leave it out")
+        for problem in problems:
+            self.wrong(f"{problem}.")
+        return None if problems else str(name)
 
     def _unknown_keys(self, given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
         for key in given:
@@ -194,7 +227,7 @@ class Item:
         return kind, block_size, directory
 
     def _only_lvol(self, backing: dict[str, Any], kind: str | None) -> None:
-        for key in ("store", "thin"):
+        for key in ("store", "thin", "clone_of"):
             if key in backing and kind not in (None, "lvol"):
                 self.wrong(f"backing.{key} is for type lvol, not for {kind}: leave it out.")
 

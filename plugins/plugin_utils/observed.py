@@ -148,7 +148,8 @@ class Sides:
         ours = {bdev["name"]: name for name, bdev in state.bdevs.items() if bdev["uuid"] == volume_uuid(name, target)}
         for store in self.stores[target]:
             for volume in state.lvol_stores.get(store, {}).get("lvols", []):
-                ours[volume["uuid"]] = volume["name"]
+                if not volume["snapshot"]:
+                    ours[volume["uuid"]] = volume["name"]
         return ours
 
     def may_look(self, host: str) -> bool:

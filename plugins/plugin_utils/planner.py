@@ -185,6 +185,7 @@ class _Planner:
             )
         self._connect(disk)
         self._plug(disk, result)
+        self._grown(disk, result)
 
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
         """The volume is another IPU's namespace (the item names another host now): unplug it there, and release it."""
@@ -276,6 +277,14 @@ class _Planner:
         result.update(physical_id=slot, handle=f"virtio_blk:sma-{slot}")
         self.steps += limits.change(disk, serial, slot, self.sides)
         result["qos"] = shown_all({**limits.current(disk, serial, self.sides), **disk.qos})
+
+    def _grown(self, disk: Disk, result: dict[str, Any]) -> None:
+        """Somebody looks whether a disk that grows does so on its host; one that is attached in this run comes so."""
+        mine = [step for step in self.steps if step.disk == disk.name]
+        if self.sides.may_look(disk.host) and not any(step.stage == "attach" for step in mine):
+            for step in mine:
+                if step.action == "grow":
+                    step.host, step.serial = disk.host, result["serial"]
 
     # detached, absent
 

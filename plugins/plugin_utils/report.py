@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import human_size
 
 
 def plan_text(
@@ -83,7 +84,12 @@ def report(
                 for text in failures.get(node, [])
             ]
             right = visible is None or disk["serial"] is None or visible == (disk["state"] == "attached")
-            if not right:
+            small = visible and disk["state"] == "attached" and there.get("size_bytes", disk["size"]) < disk["size"]
+            if small:
+                seen_size = human_size(there["size_bytes"])
+                reason = f"{disk['host']} sees {seen_size} of it, where {human_size(disk['size'])} was wanted"
+                after.update(converged=False, reason="; ".join([reason, *failed]))
+            elif not right:
                 state = "does not see it" if disk["state"] == "attached" else "still sees it"
                 after.update(converged=False, reason="; ".join([f"{disk['host']} {state}", *failed]))
             elif failed and disk["action"] != "none" and visible is None:

@@ -52,8 +52,10 @@ class Step:
     subsystem: dict[str, Any] | None = None
     """What ``arguments`` is a namespace of."""
     host: str | None = None
-    """Where ``serial`` has to appear (attach) or to disappear (unplug); null where nobody looks."""
+    """Where ``serial`` has to appear (attach), to disappear (unplug) or to grow; null where nobody looks."""
     serial: str | None = None
+    size: int | None = None
+    """Bytes that what grows has then."""
 
 
 def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -62,8 +64,8 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev), ``lvols``
     (for spdk_lvol), ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach``
     (for sma_device), ``limits`` (for sma_qos), ``controllers`` (for spdk_nvme_controller), ``crypto`` and
-    ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and ``present`` (serials, for
-    host_disk_info).
+    ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and ``present`` (serials) and
+    ``sizes`` (serial → bytes), all for host_disk_info.
     """
     rendered: dict[str, dict[str, Any]] = {}
 
@@ -93,7 +95,9 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                     same = {"size": arguments["size"], "paths": []}
                     files.append(same)
                 same["paths"].append(arguments["filename"])
-        if step["host"] is not None:
+        if step["host"] is not None and step["action"] == "grow":
+            rendered.setdefault(step["host"], {}).setdefault("sizes", {})[step["serial"]] = step["size"]
+        elif step["host"] is not None:
             entry(step["host"], "absent" if stage == "unplug" else "present").append(step["serial"])
     return rendered
 

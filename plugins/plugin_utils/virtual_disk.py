@@ -40,6 +40,8 @@ class Disk:
     store: str | None = None
     """The lvol store, and whether its clusters are taken only when they are written; of backing lvol."""
     thin: bool = False
+    clone_of: str | None = None
+    """The snapshot in the same store that an lvol starts as, where it is not there yet."""
     qos: dict[str, int] = field(default_factory=dict)
     """The limits that the item names, see ``_qos.py``; the others keep what they are."""
 

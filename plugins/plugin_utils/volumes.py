@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
 from ansible_collections.ipdk.storage.plugins.plugin_utils import capacity, items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Refused, Step
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import BACKINGS, Disk, human_size
+
+MIB = 1 << 20
 
 
 def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
@@ -27,6 +30,12 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
             f"{disk.target} has a bdev {disk.name} with UUID {bdev['uuid']}, where {disk.uuid} was wanted: it was "
             "not made for this virtual disk and is left alone. Rename the virtual disk, or remove that bdev.",
         )
+    if disk.store and _lvols.is_snapshot(bdev):
+        raise Refused(
+            disk.target,
+            f"{disk.bdev} on {disk.target} is a snapshot, which no virtual disk can be. Rename the virtual disk, or "
+            "make it a clone of that snapshot (backing.clone_of).",
+        )
     if disk.state != "attached":
         return bdev
     size = _size(bdev)
@@ -38,9 +47,10 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
         ),
         ("block size", disk.block_size or bdev["block_size"], bdev["block_size"]),
         (
+            # What is thin can become thick.
             "thin",
             disk.thin,
-            bdev["driver_specific"]["lvol"]["thin_provision"] if disk.store else disk.thin,
+            bdev["driver_specific"]["lvol"]["thin_provision"] if disk.thin else False,
         ),
     ):
         if wanted != there:
@@ -49,18 +59,29 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
                 f"{what}: {wanted} was wanted, but the volume on {disk.target} has {there}; that cannot be changed "
                 "without losing its data, so it is left as it is. Declare what it has, or make it absent first.",
             )
-    wanted_size = capacity.whole_size(disk, sides)
-    if disk.store and size < wanted_size:
-        return bdev  # it grows
-    if size != wanted_size:
-        how = "an lvol is never shrunk" if disk.store else f"backing {disk.backing} is not resized"
+    why = _why_not_this_size(disk, bdev, size, capacity.whole_size(disk, sides))
+    if why:
         raise Refused(
             disk.target,
             f"size: {human_size(disk.size)} was wanted, but the volume on {disk.target} has {human_size(size)}; "
-            f"{how}, so it is left as it is. "
+            f"{why}, so it is left as it is. "
             f"Declare size: {size}, or make it absent first, which destroys its data.",
         )
     return bdev
+
+
+def _why_not_this_size(disk: Disk, bdev: dict[str, Any], size: int, wanted: int) -> str | None:
+    """Why a volume of ``size`` bytes cannot become as big as is ``wanted``; null where it can, or is."""
+    if size > wanted:
+        return "an lvol is never shrunk" if disk.store else f"backing {disk.backing} is never shrunk"
+    if size < wanted and disk.backing == "malloc":
+        return "backing malloc is not resized"
+    if size < wanted and disk.backing == "null" and wanted % MIB:
+        return "SPDK resizes backing null to whole MiB only"
+    there = (bdev.get("driver_specific") or {}).get("aio", {}).get("filename", disk.filename)
+    if size < wanted and there != disk.filename:
+        return f"its file is {there}, where {disk.filename} was wanted"
+    return None
 
 
 def _refuse_elsewhere(disk: Disk, sides: Sides) -> None:
@@ -81,21 +102,50 @@ def _refuse_elsewhere(disk: Disk, sides: Sides) -> None:
 def provide(disk: Disk, volume: dict[str, Any] | None, sides: Sides, steps: list[Step]) -> list[Step]:
     """What makes the volume, or makes it grow; refused where its store cannot promise that."""
     arguments = {**items.volume(disk), "state": "present"}
-    if not disk.store:
-        if volume is not None:
-            return []
-        detail = f"{disk.backing}, {human_size(disk.size)}"
-        return [Step("bdevs", disk.target, "create", "bdev", disk.name, disk.name, detail, arguments)]
     has = _size(volume) if volume else 0
     size = capacity.whole_size(disk, sides)
-    if size <= has:
+    thicken = volume is not None and _is_to_become_thick(disk, volume)
+    if size <= has and not thicken:
         return []
-    capacity.check(disk, disk.store, has, sides, steps)
-    detail = f"{'thin' if disk.thin else 'thick'}, {human_size(size)}"
+    if disk.clone_of and volume is None:
+        _refuse_clone(disk, size, sides)
+        arguments.update(clone_of=disk.clone_of)
+    if disk.store:
+        capacity.check(disk, disk.store, sides, steps)
+    stage, kind = ("lvols", "lvol") if disk.store else ("bdevs", "bdev")
+    how = ("thin" if disk.thin else "thick") if disk.store else disk.backing
+    detail = f"{how}, {human_size(size)}"
     if volume is None:
-        return [Step("lvols", disk.target, "create", "lvol", disk.bdev, disk.name, detail, arguments)]
-    detail += f", {human(size - has)} more"
-    return [Step("lvols", disk.target, "grow", "lvol", disk.bdev, disk.name, detail, arguments)]
+        detail += f", clone of {disk.clone_of}" if disk.clone_of else ""
+        return [Step(stage, disk.target, "create", kind, disk.bdev, disk.name, detail, arguments)]
+    detail += f", {human(size - has)} more" if size > has else ""
+    detail += ", is thin now" if thicken else ""
+    return [Step(stage, disk.target, "grow", kind, disk.bdev, disk.name, detail, arguments, size=size)]
+
+
+def _is_to_become_thick(disk: Disk, volume: dict[str, Any]) -> bool:
+    """A volume that had a snapshot stays thin; as long as it stands on one, it has to be."""
+    lvol = volume["driver_specific"]["lvol"] if disk.store else {}
+    return bool(not disk.thin and lvol.get("thin_provision") and not lvol.get("clone"))
+
+
+def _refuse_clone(disk: Disk, size: int, sides: Sides) -> None:
+    """Refuse a clone of what is no snapshot, or smaller than it."""
+    source = f"{disk.store}/{disk.clone_of}"
+    bdev = sides.targets[disk.target].bdevs.get(source)
+    if bdev is None or not _lvols.is_snapshot(bdev):
+        there = f"has {source}, which is no snapshot" if bdev else f"has no {source}"
+        raise Refused(
+            disk.target,
+            f"backing.clone_of: a snapshot was wanted, but {disk.target} {there}. Take it first "
+            "(playbooks/recipes/snapshot.yml), or correct the name.",
+        )
+    if size < _size(bdev):
+        raise Refused(
+            disk.target,
+            f"size: {human_size(disk.size)} was wanted, but the snapshot {source} on {disk.target} has "
+            f"{human_size(_size(bdev))}; a clone is never smaller. Declare size: {_size(bdev)}, or more.",
+        )
 
 
 def destroy(disk: Disk) -> Step:

@@ -64,8 +64,7 @@ class Nodes:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, kinds: dict[str, str], there: dict[str, dict[str, Any]] | None = None) -> None:
-        """``there``: by node, calls that give its spdk what it has."""
+    def start(self, kinds: dict[str, str], there: dict[str, list[dict[str, Any]]] | None = None) -> None:
         for node in NODES:
             kind, path = kinds.get(node, "relay"), self.socket(node)
             path.parent.mkdir(parents=True)
@@ -78,9 +77,9 @@ class Nodes:
                 behind = self.directory / f"{node}-spdk"
                 behind.mkdir()
                 emulator = self._stack.enter_context(Emulator(behind))
-                for method, params in (there or {}).get(node, {}).items():
-                    emulator.call(method, **params)
                 upstream = str(emulator.rpc_socket)
+                for call in (there or {}).get(node, []):
+                    emulator.call(call["method"], **call.get("params", {}))
             relay = MuteRelay(str(path)) if kind == "mute" else RpcRelay(str(path), upstream)
             self.relays[node] = self._stack.enter_context(relay)
 

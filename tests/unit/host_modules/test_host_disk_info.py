@@ -84,3 +84,12 @@ def test_what_is_missing_and_what_stays_are_data_beside_what_was_found(root: Fak
 
 def test_a_host_without_disks(tmp_path: Path) -> None:
     assert names(look(FakeRoot(tmp_path))) == []
+
+
+def test_disks_that_do_not_grow_are_named_with_what_they_have(root: FakeRoot) -> None:
+    assert names(look(root, sizes={"st1n2": 32 << 20}, serials=["st1n2"])) == ["vdc"]
+    result = look(root, sizes={"st1n1": 64 << 20, "st1n2": 33 << 20, "st1n9": 1}, timeout=0.1)
+    assert (result["rc"], result["too_small"]) == (1, {"st1n2": 32 << 20, "st1n9": 0})
+    assert "not grown: st1n2 (has 33554432 bytes, wanted 34603008), st1n9 (has 0 bytes, wanted 1)" in result["msg"]
+    for size in ("64MiB", -1, 0):
+        assert "sizes: wanted bytes, a whole number above 0, for st1n1" in look(root, sizes={"st1n1": size})["msg"]

@@ -138,13 +138,13 @@ def test_who_may_not_look_at_all_processes_does_not_know(
 def test_waiting_ends_at_once_when_all_is_right(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     root.add_disk("vdb", "s1")
     started = time.monotonic()
-    assert sysfs.wait(["s1"], ["s2"], 30) == ([], [])
+    assert sysfs.wait(["s1"], ["s2"], {"s1": 1}, 30) == ([], [], {})
     assert time.monotonic() - started < 5
 
 
 def test_waiting_names_what_is_missing_and_what_stays(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     root.add_disk("vdb", "s1")
-    assert sysfs.wait(["s1", "s2", "s3"], ["s1"], 0.1) == (["s2", "s3"], ["s1"])
+    assert sysfs.wait(["s1", "s2", "s3"], ["s1"], {}, 0.1) == (["s2", "s3"], ["s1"], {})
 
 
 def test_disks_that_come_and_go_while_waiting(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
@@ -156,19 +156,29 @@ def test_disks_that_come_and_go_while_waiting(root: FakeRoot, sysfs: _sysfs.Sysf
 
     timer = threading.Timer(0.15, host)
     timer.start()
-    assert sysfs.wait(["new"], ["old"], 20) == ([], [])
+    assert sysfs.wait(["new"], ["old"], {}, 20) == ([], [], {})
     timer.join()
 
 
 def test_a_disk_is_there_when_its_node_and_udevs_link_are(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     root.add_disk("vdb", "s1", node=False, link=False)
-    assert sysfs.wait(["s1"], [], 0) == (["s1"], [])
+    assert sysfs.wait(["s1"], [], {}, 0) == (["s1"], [], {})
     (root.path / "dev/vdb").touch()
-    assert sysfs.wait(["s1"], [], 0) == ([], []), "no udev, no link"
+    assert sysfs.wait(["s1"], [], {}, 0) == ([], [], {}), "no udev, no link"
     root.write("run/udev/control", "")
-    assert sysfs.wait(["s1"], [], 0) == (["s1"], [])
+    assert sysfs.wait(["s1"], [], {}, 0) == (["s1"], [], {})
     (root.path / "dev/disk/by-id/virtio-s1").symlink_to("../../vdb")
-    assert sysfs.wait(["s1"], [], 0) == ([], [])
+    assert sysfs.wait(["s1"], [], {}, 0) == ([], [], {})
+
+
+def test_disks_that_grow_while_waiting(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_disk("vdb", "s1", mib=64)
+    wanted = {"s1": 96 << 20}
+    assert sysfs.wait([], [], {**wanted, "s2": 1}, 0.1) == ([], [], {"s1": 64 << 20, "s2": 0})
+    timer = threading.Timer(0.15, root.write, ("sys/block/vdb/size", str(96 * 2048)))
+    timer.start()
+    assert sysfs.wait([], [], wanted, 20) == ([], [], {})
+    timer.join()
 
 
 # Places

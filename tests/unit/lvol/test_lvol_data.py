@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 from lvol_node import BLOCK, CLUSTER, SIZE, Disk, Host, check_space
 from spdk_emulator.bdev.models import BdevError, BdevEvent, Op, Status
+from spdk_emulator.lvol.bdev import Lvol
 from spdk_emulator.lvol.models import RefusedLate
 from spdk_emulator.lvol.store import Store
 
@@ -305,6 +307,23 @@ def test_a_deleted_store_is_not_found_again() -> None:
         assert again.geometry.uuid != store.geometry.uuid
 
     on_store(test)
+
+
+def test_one_copy_of_a_volume_is_made_at_a_time_as_in_spdk() -> None:
+    async def test(_host: Host, store: Store) -> None:
+        lvol = await store.create("v", 2 * CLUSTER, False, "default")
+        asked = [store.snapshot(lvol, name) for name in ("s", "t")]
+        snapshot, refused = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(refused, BdevError) and refused.number == errno.EBUSY
+        assert isinstance(snapshot, Lvol)
+        clones = [store.clone(snapshot, name) for name in ("c", "d")]
+        clone, refused = await asyncio.gather(*clones, return_exceptions=True)
+        assert isinstance(refused, BdevError) and refused.number == errno.EBUSY
+        assert isinstance(clone, Lvol)
+        await store.clone(snapshot, "d")
+        assert sorted(each.lvol_name for each in store.lvols) == ["c", "d", "s", "v"]
+
+    on_store(test, lambda: Disk(later=True))
 
 
 def test_one_base_is_of_one_store_and_a_name_of_one() -> None:

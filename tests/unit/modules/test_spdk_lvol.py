@@ -311,3 +311,119 @@ def test_info_gathers_stores(target: Node) -> None:
     target.module("spdk_lvol", stores=[store()])
     result = target.module("spdk_info", gather=["lvol_stores"])
     assert result["spdk"]["lvol_stores"] == target.call("bdev_lvol_get_lvstores")
+
+
+# Snapshots and clones
+
+
+def snapshot(name: str = "s0", of: str = "v0") -> dict[str, Any]:
+    return {"name": name, "store": "fast", "snapshot_of": of}
+
+
+def clone(name: str = "c0", of: str = "s0", **more: Any) -> dict[str, Any]:
+    return {"name": name, "store": "fast", "clone_of": of, **more}
+
+
+def test_a_snapshot_is_taken_and_cloned(target: Node) -> None:
+    base(target)
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol()])
+    both: dict[str, Any] = {"stores": [{"name": "fast"}], "lvols": [snapshot(), lvol(thin=None)]}
+    predicted = target.module("spdk_lvol", check=True, **both)
+    assert sorted(lvols(target)) == ["fast/v0"]
+    done = target.module("spdk_lvol", **both)
+    assert done["outcome"]["applied"] == [{"action": "create", "kind": "snapshot", "name": "fast/s0"}]
+    expected = [
+        {**volume, "bdev": None, "uuid": None} if volume["name"] == "s0" else volume for volume in done["lvols"]
+    ]
+    assert predicted["lvols"] == expected and predicted["stores"] == done["stores"]
+    assert [(volume["thin"], volume["allocated"] // MIB) for volume in done["lvols"]] == [(False, 4), (True, 0)]
+    assert target.module("spdk_lvol", **both)["changed"] is False
+
+    copies: dict[str, Any] = {"lvols": [clone(), clone("c1", size="6MiB")]}
+    predicted = target.module("spdk_lvol", check=True, **copies)
+    done = target.module("spdk_lvol", **copies)
+    assert [entry["kind"] for entry in done["outcome"]["applied"]] == ["clone", "clone"], done["outcome"]
+    assert predicted["stores"] == done["stores"]
+    assert [(volume["size"] // MIB, volume["thin"], volume["allocated"]) for volume in done["lvols"]] == [
+        (4, True, 0),
+        (6, True, 0),
+    ]
+    there = lvols(target)
+    assert there["fast/c0"]["driver_specific"]["lvol"]["base_snapshot"] == "s0"
+    assert there["fast/s0"]["driver_specific"]["lvol"]["snapshot"] is True
+    assert target.module("spdk_lvol", **copies)["changed"] is False
+
+
+def test_a_snapshot_goes_after_its_clones_and_not_from_under_several(target: Node) -> None:
+    base(target)
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol()])
+    target.module("spdk_lvol", lvols=[snapshot()])
+    target.module("spdk_lvol", lvols=[clone(), clone("c1")])
+    gone = [{"name": name, "store": "fast", "state": "absent"} for name in ("s0", "c0", "c1")]
+    for check in (True, False):
+        refused = target.module("spdk_lvol", check=check, lvols=gone[:2])
+        assert refused["rc"] == 1 and "snapshot fast/s0 has 2 clones (v0, c1)" in refused["msg"], refused
+    predicted = target.module("spdk_lvol", check=True, lvols=gone)
+    done = target.module("spdk_lvol", lvols=gone)
+    assert foreseen(predicted) == foreseen(done)
+    assert [entry["name"] for entry in done["outcome"]["applied"]] == ["fast/c0", "fast/c1", "fast/s0"]
+    assert sorted(lvols(target)) == ["fast/v0"]
+
+
+def test_a_volume_that_was_thick_becomes_so_again_without_its_snapshot(target: Node) -> None:
+    base(target)
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol()])
+    target.module("spdk_lvol", lvols=[snapshot()])
+    thick = [lvol(thin=False)]
+    assert target.module("spdk_lvol", lvols=thick)["changed"] is False, "it stands on a snapshot"
+    target.module("spdk_lvol", lvols=[{"name": "s0", "store": "fast", "state": "absent"}])
+    assert lvols(target)["fast/v0"]["driver_specific"]["lvol"]["thin_provision"] is True
+    predicted = target.module("spdk_lvol", check=True, lvols=[lvol(size="6MiB", thin=False)])
+    done = target.module("spdk_lvol", lvols=[lvol(size="6MiB", thin=False)])
+    assert foreseen(predicted) == foreseen(done)
+    (volume,) = done["lvols"]
+    assert (volume["size"], volume["thin"], volume["allocated"]) == (6 * MIB, False, 6 * MIB)
+
+
+def test_a_snapshot_that_no_clone_is_left_of_is_one(target: Node) -> None:
+    """SPDK says ``snapshot`` only of those with clones."""
+    base(target)
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol()])
+    target.module("spdk_lvol", lvols=[snapshot()])
+    target.module("spdk_lvol", lvols=[lvol(state="absent", size=None)])
+    assert target.module("spdk_lvol", lvols=[snapshot()])["changed"] is False
+    assert target.module("spdk_lvol", lvols=[clone()])["rc"] == 0
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([snapshot("v1")], "there is a logical volume fast/v1, which is no snapshot: choose another name"),
+        ([snapshot("x", "nothing")], "no snapshot fast/x can be taken: fast/nothing is not there"),
+        ([snapshot("x", "s0")], "no snapshot fast/x can be taken: fast/s0 is a snapshot itself"),
+        ([clone("x", "nothing")], "no clone fast/x can be made: fast/nothing is not there"),
+        ([clone("x", "v1")], "no clone fast/x can be made: fast/v1 is no snapshot"),
+        ([clone("x", size="2MiB")], "clone fast/x of fast/s0 has 4MiB at least, wanted 2MiB"),
+        ([{**snapshot("x"), "clone_of": "s0"}], "lvols[0] (x): snapshot_of and clone_of exclude each other"),
+        ([{**snapshot("x"), "size": "4MiB"}], "a snapshot has the size of its volume, leave size out"),
+        ([clone("x", thin=False)], "a clone is thin, leave thin out"),
+        ([snapshot("x", "a/b")], "'a/b' is no valid name"),
+    ],
+)
+def test_snapshots_and_clones_that_cannot_be_are_refused(target: Node, items: Any, said: str) -> None:
+    base(target)
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol(), lvol("v1")])
+    target.module("spdk_lvol", lvols=[snapshot()])
+    before = target.call("bdev_get_bdevs")
+    for check in (True, False):
+        result = target.module("spdk_lvol", check=check, lvols=items)
+        assert result["rc"] == 1 and said in result["msg"], result
+    assert target.call("bdev_get_bdevs") == before
+
+
+def test_what_a_snapshot_holds_counts(target: Node) -> None:
+    base(target)  # 63 clusters
+    target.module("spdk_lvol", stores=[store()], lvols=[lvol(size="40MiB")])
+    refused = target.module("spdk_lvol", stores=[{"name": "fast", "overcommit": 1.0}], lvols=[snapshot()])
+    assert refused["rc"] == 1 and "its volumes are 80MiB together and its capacity is 63MiB" in refused["msg"]
+    assert target.module("spdk_lvol", stores=[{"name": "fast", "overcommit": 1.3}], lvols=[snapshot()])["rc"] == 0

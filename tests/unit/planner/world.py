@@ -202,7 +202,9 @@ class World:
             del self.bdevs[target][item["name"]]
             return
         products = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk"}
-        assert item["name"] not in self.bdevs[target]
+        there = self.bdevs[target].get(item["name"])
+        assert there is None or item["type"] != "malloc"
+        assert there is None or there["num_blocks"] * there["block_size"] < item["size"]
         self.bdevs[target][item["name"]] = {
             "name": item["name"],
             "uuid": item["uuid"],
@@ -222,10 +224,16 @@ class World:
             del self.bdevs[target][alias]
             return
         clusters = -(-item["size"] // store["cluster_size"])
-        assert clusters > has
-        if not item["thin"]:
-            store["free_clusters"] -= clusters - has
-            assert store["free_clusters"] >= 0
+        lvol = there["driver_specific"]["lvol"] if there else {}
+        thicken = bool(lvol.get("thin_provision") and not item["thin"])
+        assert clusters > has or thicken
+        stands_on = item.get("clone_of") if there is None else lvol.get("base_snapshot")
+        if stands_on:
+            assert self.bdevs[target][f"{item['store']}/{stands_on}"]["driver_specific"]["lvol"]["snapshot"]
+        thin = item["thin"] or stands_on is not None
+        allocated = lvol.get("num_allocated_clusters", 0) if thin else clusters
+        store["free_clusters"] -= allocated - lvol.get("num_allocated_clusters", 0)
+        assert store["free_clusters"] >= 0
         uuid = there["uuid"] if there else str(uuid_module.uuid4())  # SPDK's choice
         self.bdevs[target][alias] = {
             "name": uuid,
@@ -238,12 +246,38 @@ class World:
             "driver_specific": {
                 "lvol": {
                     "lvol_store_uuid": store["uuid"],
-                    "thin_provision": item["thin"],
-                    "num_allocated_clusters": 0 if item["thin"] else clusters,
+                    "thin_provision": thin,
+                    "num_allocated_clusters": allocated,
                     "snapshot": False,
+                    "clone": stands_on is not None,
+                    **({"base_snapshot": stands_on} if stands_on else {}),
                 }
             },
         }
+
+    def snapshot(self, target: str, alias: str, name: str) -> None:
+        """As spdk_lvol takes one: it has the clusters that the volume had, which is thin from then on."""
+        volume = self.bdevs[target][alias]
+        store = alias.partition("/")[0]
+        uuid = str(uuid_module.uuid4())
+        lvol = volume["driver_specific"]["lvol"]
+        self.bdevs[target][f"{store}/{name}"] = {
+            **volume,
+            "name": uuid,
+            "uuid": uuid,
+            "aliases": [f"{store}/{name}"],
+            "driver_specific": {"lvol": {**lvol, "snapshot": True, "clones": [alias.partition("/")[2]]}},
+        }
+        more = {"thin_provision": True, "num_allocated_clusters": 0, "clone": True, "base_snapshot": name}
+        volume["driver_specific"] = {"lvol": {**lvol, **more}}
+
+    def drop_snapshot(self, target: str, store: str, name: str) -> None:
+        """Its only clone takes over what it holds, and is as thin as before."""
+        held = self.bdevs[target].pop(f"{store}/{name}")["driver_specific"]["lvol"]
+        (clone,) = held["clones"]
+        lvol = self.bdevs[target][f"{store}/{clone}"]["driver_specific"]["lvol"]
+        del lvol["base_snapshot"]
+        lvol.update(clone=False, num_allocated_clusters=lvol["num_allocated_clusters"] + held["num_allocated_clusters"])
 
     def _namespaces(self, target: str, bdev: str) -> list[dict[str, Any]]:
         return [

@@ -6,8 +6,8 @@ import asyncio
 import errno
 import uuid as uuid_module
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ class Lvol(Bdev):
         self._held: deque[BdevIo] = deque()
         self._drained: asyncio.Future[None] | None = None
         self._exclusive = asyncio.Lock()
+        self._being_copied = False
         self._filling: dict[int, deque[_Part]] = {}
 
     @property
@@ -140,6 +141,17 @@ class Lvol(Bdev):
                 held, self._held = self._held, deque()
                 for io in held:
                     self._submit_held(io)
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """One snapshot or clone of it is made at a time. Raises ``BdevError``: EBUSY for another one, as in SPDK."""
+        if self._being_copied:
+            raise BdevError(errno.EBUSY)
+        self._being_copied = True
+        try:
+            yield
+        finally:
+            self._being_copied = False
 
     def _submit_held(self, io: BdevIo) -> None:
         """The lvol may be another one by now."""

@@ -399,6 +399,10 @@ class Store:
 
     async def snapshot(self, origin: Lvol, name: str) -> Lvol:
         self.verify_name(name)
+        with origin.copied():
+            return await self._snapshot(origin, name)
+
+    async def _snapshot(self, origin: Lvol, name: str) -> Lvol:
         async with self._lock, origin.exclusive():
             self.verify_name(name)
             if origin.read_only:
@@ -419,6 +423,10 @@ class Store:
 
     async def clone(self, snapshot: Lvol, name: str) -> Lvol:
         self.verify_name(name)
+        with snapshot.copied():
+            return await self._clone(snapshot, name)
+
+    async def _clone(self, snapshot: Lvol, name: str) -> Lvol:
         async with self._lock:
             self.verify_name(name)
             if not snapshot.read_only:

@@ -1,0 +1,136 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The recipes about volumes, from playbooks to the bytes that a guest reads: two SPDKs, the real SMA, a front end of
+vhost-user-blk. What a guest's kernel makes of it is in molecule/."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_virtual_disks_role import ROOT, TEXT, Lab, lab
+
+from front_end import IN, OUT, FrontEnd, Ring  # isort: skip  (the path to it is made by the module above)
+
+__all__ = ["lab"]
+
+MIB = 1 << 20
+STORE = {"name": "fast", "size": "64MiB", "cluster_size": "1MiB"}
+LVOL = {"name": "vol00", "size": "8MiB", "backing": {"type": "lvol", "store": "fast"}}
+
+
+class Operator:
+    """Runs playbooks on a lab, whose storage target has the lvol store that the variables declare."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        path = lab.state / "st1" / "volumes" / "fast.lvs"
+        path.write_bytes(b"")
+        os.truncate(path, 64 * MIB)
+        lab.target.call("bdev_aio_create", name="Store-fast", filename=str(path), block_size=512)
+        lab.target.call("bdev_lvol_create_lvstore", bdev_name="Store-fast", lvs_name="fast", cluster_sz=MIB)
+
+    def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, **more: Any) -> str:
+        variables = {"storage_target_lvol_stores": [STORE], "virtual_disks": list(disks), "virtual_disks_force": True}
+        command = [
+            Path(sys.executable).parent / "ansible-playbook",
+            "-i",
+            self.lab.inventory,
+            ROOT / "playbooks" / playbook,
+        ]
+        done = subprocess.run(
+            [*command, "--extra-vars", json.dumps({**variables, **more})],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == ends, (done.stdout + done.stderr)[-8000:]
+        return done.stdout
+
+    def guest(self, slot: int = 0) -> tuple[FrontEnd, Ring]:
+        front_end = FrontEnd(str(self.lab.ipu.directory / f"sma-{slot}"))
+        front_end.negotiate()
+        ring = Ring(front_end.memory)
+        front_end.start(ring)
+        assert ring.interrupted()
+        return front_end, ring
+
+
+@pytest.fixture
+def operator(lab: Lab) -> Operator:
+    return Operator(lab)
+
+
+def capacity(front_end: FrontEnd) -> int:
+    """Bytes; the first field of virtio-blk's configuration is in sectors of 512 bytes."""
+    return struct.unpack_from("<Q", front_end.config())[0] * 512
+
+
+def changed(said: str) -> bool:
+    return any("changed=0" not in line for line in said.rpartition("PLAY RECAP")[2].splitlines() if "changed=" in line)
+
+
+def test_a_disk_grows_under_its_guest_and_is_not_shrunk(operator: Operator) -> None:
+    disk = {"name": "vol00", "size": "8MiB", "backing": {"type": "aio"}}
+    operator.run("disks.yml", disk)
+    front_end, guest = operator.guest()
+    assert guest.do(OUT, 0, TEXT).status == 0
+    assert capacity(front_end) == 8 * MIB
+    bigger = {**disk, "size": "16MiB"}
+    operator.run("recipes/resize.yml", bigger)
+    assert capacity(front_end) == 16 * MIB, "the same front end, which was never disconnected"
+    assert guest.do(IN, 0, room=len(TEXT)).data == TEXT
+    end = (16 * MIB - len(TEXT)) // 512
+    assert guest.do(OUT, end, TEXT).status == 0 and guest.do(IN, end, room=len(TEXT)).data == TEXT
+    assert not changed(operator.run("recipes/resize.yml", bigger))
+
+    new = {"name": "new", "size": "1MiB", "backing": {"type": "malloc"}}
+    said = operator.run("recipes/resize.yml", new, disk, ends=2)
+    assert "size: 8 MiB was wanted, but the volume on st1 has 16 MiB" in said
+    assert [bdev["name"] for bdev in operator.lab.target.call("bdev_get_bdevs") if bdev["name"] == "new"] == []
+    assert capacity(front_end) == 16 * MIB
+    front_end.close()
+
+
+def test_a_snapshot_is_cloned_and_each_goes_its_way(operator: Operator) -> None:
+    operator.run("disks.yml", LVOL)
+    front_end, guest = operator.guest()
+    assert guest.do(OUT, 0, TEXT).status == 0
+    copy = {"name": "copy", "size": "8MiB", "backing": {"type": "lvol", "clone_of": "monday"}}
+    taken = {"snapshot_disk": "vol00", "snapshot_name": "monday"}
+    said = operator.run("recipes/snapshot.yml", LVOL, copy, **taken)
+    assert "fast/monday: 8.00 MB (8.00 MB of its own)" in said
+    assert "fast/copy: 8.00 MB (0.00 Bytes of its own)" in said
+    assert guest.do(OUT, 0, TEXT[::-1]).status == 0
+    other, copied = operator.guest(1)
+    assert copied.do(IN, 0, room=len(TEXT)).data == TEXT
+    assert copied.do(OUT, 0, bytes(len(TEXT))).status == 0
+    assert guest.do(IN, 0, room=len(TEXT)).data == TEXT[::-1]
+
+    assert "fast/monday on st1 is there already" in operator.run("recipes/snapshot.yml", LVOL, copy, ends=2, **taken)
+    assert not changed(operator.run("disks.yml", LVOL, copy))
+    other.close()
+    gone = {**taken, "snapshot_state": "absent"}
+    refused = operator.run("recipes/snapshot.yml", LVOL, copy, ends=2, ipdk_safe_mode=False, **gone)
+    assert "fast/monday on st1 has 2 clones (vol00, copy)" in refused
+    operator.run("recipes/snapshot.yml", LVOL, {**copy, "state": "absent"}, ipdk_safe_mode=False, **gone)
+    (lvol,) = operator.lab.target.call("bdev_lvol_get_lvols")
+    assert (lvol["name"], lvol["num_allocated_clusters"]) == ("vol00", 8)
+    assert guest.do(IN, 0, room=len(TEXT)).data == TEXT[::-1]
+    # It is declared thick.
+    assert lvol["is_thin_provisioned"] is True
+    operator.run("disks.yml", LVOL)
+    assert operator.lab.target.call("bdev_lvol_get_lvols")[0]["is_thin_provisioned"] is False
+    assert guest.do(IN, 0, room=len(TEXT)).data == TEXT[::-1]
+    front_end.close()
