@@ -14,6 +14,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     encryption,
     fio_jobs,
     lvol_stores,
+    moves,
     planner,
     report,
     steps,
@@ -75,7 +76,10 @@ class FilterModule:
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,
+            "move_mistakes": moves.mistakes,
+            "moved_disks": moves.moved,
             "plan": plan,
+            "plan_after_fence": steps.after_fence,
             "plan_after_unplug": steps.after_unplug,
             "plan_report": report.report,
         }

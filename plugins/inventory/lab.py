@@ -30,9 +30,15 @@ options:
   name:
     description:
       - Name of the lab, the prefix of its containers and networks.
-      - Two labs on one machine need two names and two subnets.
+      - Two labs on one machine need two names, two subnets, and nodes of other names (O(node_prefix)).
     type: str
     default: ipdk
+  node_prefix:
+    description:
+      - What the names of all nodes begin with. V(b) makes C(bst1), C(bipu1), C(bhost1).
+      - Nodes of one name share directories on their machine, whatever lab they belong to.
+    type: str
+    default: ""
   storage_targets:
     description: How many storage targets.
     type: int
@@ -88,6 +94,7 @@ ipus: 2
 # Another lab on the same machine, with smaller guests
 plugin: ipdk.storage.lab
 name: small
+node_prefix: s
 subnet: 198.18.4.0/24
 ipus: 4
 host_memory_mib: 512

@@ -21,6 +21,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     capacity,
     declaration,
     encryption,
+    fencing,
     items,
     leftovers,
     limits,
@@ -70,8 +71,14 @@ class _Planner:
                 del self.steps[planned:]
                 self.problems.append({"node": refused.node, "disk": disk.name, "message": f"{disk.name}: {refused}"})
                 self.results[disk.name].update(action="none", converged=False, reason=str(refused))
+        self.steps += fencing.shut_out(self.steps, self.sides)
         listed = {disk.name: index for index, disk in enumerate(self.disks)}
-        self.steps.sort(key=lambda step: (STAGES.index(step.stage), listed.get(step.disk or "", -1)))
+        self.steps.sort(
+            key=lambda step: (
+                STAGES.index(step.stage),
+                listed.get(step.disk or "", len(listed) if step.needs else -1),
+            )
+        )
 
     def _add(
         self,
@@ -186,24 +193,27 @@ class _Planner:
         self._plug(disk, result)
 
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
-        """The volume is another IPU's namespace (the item names another host now): unplug it there, and release it."""
+        """The volume is another IPU's namespace (the item names another host now): unplug it there, and fence it."""
         old = next((ipu for ipu in self.nodes["ipus"] if subsystem_nqn(disk.target, ipu) == nqn), None)
         if old is None:
             raise Refused(
                 disk.target,
                 f"its volume is namespace {nsid} of {nqn}, which is none of this inventory; remove it there.",
             )
-        if old not in self.sides.ipus:
+        if old in self.sides.ipus:
+            bdev = bdev_name(disk.target, nsid)
+            slot = self.sides.ipus[old].physical_id(bdev)
+            if slot is not None:
+                self._unplug(disk, old, slot)
+            self.steps += encryption.take(old, bdev, disk.name, self.sides)
+        elif not self.force:
             raise Refused(
                 old,
-                f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk.",
+                f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk. "
+                f"Set virtual_disks_force: true to move it all the same: {disk.target} then refuses what {old} still "
+                "writes to it.",
             )
-        bdev = bdev_name(disk.target, nsid)
-        slot = self.sides.ipus[old].physical_id(bdev)
-        if slot is not None:
-            self._unplug(disk, old, slot)
-        self.steps += encryption.take(old, bdev, disk.name, self.sides)
-        self._release(disk, nqn, nsid)
+        self.steps.append(fencing.fence(disk, nqn, nsid))
 
     def _admitted(self, disk: Disk) -> bool:
         """Is the subsystem, which exists, open to this IPU at the declared address?"""

@@ -28,7 +28,13 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
-from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import Item, is_int, listed, type_name
+from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import (
+    ONE_HOST,
+    Item,
+    is_int,
+    listed,
+    type_name,
+)
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import MAX_NAMESPACES, STATES, Disk
 
@@ -97,9 +103,12 @@ def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -
             continue
         name = item.get("name")
         if isinstance(name, str) and names.setdefault(name, index) != index:
-            errors.append(
-                f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}: rename one."
-            )
+            both = f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}"
+            wanting = [disks[names[name]].get("host"), item.get("host")]
+            if wanting[0] != wanting[1]:
+                errors.append(f"{both}, for {wanting[0]} and for {wanting[1]}: {ONE_HOST}. Keep one, or rename one.")
+            else:
+                errors.append(f"{both}: rename one.")
         physical_id = item.get("physical_id")
         host = item.get("host", next(iter(hosts)) if len(hosts) == 1 else None)
         ipu = hosts[host].get("ipu") if isinstance(host, str) and host in hosts else None

@@ -121,6 +121,17 @@ def test_options_become_variables(tmp_path: Path) -> None:
     assert "storage_target_malloc_mib" not in found["st1"]
 
 
+def test_two_labs_of_one_machine_have_nodes_of_other_names(tmp_path: Path) -> None:
+    found = listing(write(tmp_path, name="other", node_prefix="b", ipus=2))
+    assert groups_of(found) == {
+        "storage_targets": ["bst1"],
+        "ipus": ["bipu1", "bipu2"],
+        "ipu_hosts": ["bhost1", "bhost2"],
+        "lab_platforms": ["localhost"],
+    }
+    assert found["_meta"]["hostvars"]["bhost2"]["host_ipu"] == "bipu2"
+
+
 def test_the_example_has_two_of_each() -> None:
     found = groups_of(listing("inventories/multi"))
     assert found == {
@@ -161,6 +172,8 @@ BAD = [
     ({"name": "a..b"}, "name: 'a..b' is no name of a lab"),
     ({"name": "{{ lookup('pipe', 'id') }}"}, "is no name of a lab"),
     ({"name": "x" * 32}, "is no name of a lab: wanted 1 to 31"),
+    ({"node_prefix": "a.b"}, "node_prefix: 'a.b' is no beginning of a node's name"),
+    ({"node_prefix": "abcdefghi"}, "node_prefix: 'abcdefghi' is no beginning of a node's name: wanted up to 8"),
     ({"engine": "qemu"}, "'qemu' for config 'engine'"),
     ({"host_guest": "minimal"}, "host_access: nobody can log in to a minimal guest"),
     ({"host_memory_mib": 64}, "host_memory_mib: wanted a number from 128 on, got 64"),

@@ -256,6 +256,9 @@ class World:
     def _release(self, target: str, item: dict[str, Any]) -> None:
         subsystem = self.subsystems[target][item["nqn"]]
         gone = {self.bdevs[target][namespace["bdev"]]["name"] for namespace in item["namespaces"]}
+        out = [host["nqn"] for host in item.get("hosts", [])]
+        assert all(host["state"] == "absent" for host in item.get("hosts", []))
+        subsystem["hosts"] = [host for host in subsystem["hosts"] if host["nqn"] not in out]
         assert gone <= {namespace["bdev_name"] for namespace in subsystem["namespaces"]}
         subsystem["namespaces"] = [entry for entry in subsystem["namespaces"] if entry["bdev_name"] not in gone]
 
@@ -273,6 +276,13 @@ class World:
             subsystem["namespaces"].append(
                 {"nsid": namespace["nsid"], "bdev_name": bdev, "uuid": namespace["uuid"], "nguid": namespace["nguid"]}
             )
+
+    def _disconnect(self, ipu: str, item: dict[str, Any]) -> None:
+        assert item["state"] == "absent" and not self._served_by(ipu, item["name"])
+        del self.controllers[ipu][item["name"]]
+
+    def _served_by(self, ipu: str, controller: str) -> list[str]:
+        return [bdev for bdev in self.devices[ipu].values() if bdev.rpartition("n")[0] == controller]
 
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
         trid = {"trtype": "TCP", "traddr": item["traddr"], "trsvcid": item["trsvcid"], "subnqn": item["subnqn"]}
