@@ -56,6 +56,8 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
             "port": own.get("port"),
             "volumes_dir": own.get("volumes_dir"),
             "lvol_stores": own.get("lvol_stores", hostvars[name].get("storage_target_lvol_stores")),
+            "ana_state": own.get("ana_state", hostvars[name].get("storage_target_ana_state")),
+            "paths": own.get("paths", hostvars[name].get("storage_target_paths")),
         }
     for name in groups.get("ipus", []):
         own = hostvars[name].get("virtual_disks_node") or {}

@@ -46,7 +46,7 @@ def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
             staying = {namespace["nsid"] for namespace in subsystem.get("namespaces", [])}
             # What the target lost and still promises comes back to this IPU.
             staying |= declared_nsids(sides.kept.get(target), nqn).keys()
-            staying -= {step.arguments["nsid"] for step in leaving}
+            staying -= {step.arguments.get("nsid") for step in leaving}
             moved = any(step.action == "fence" for step in leaving)
             if not moved or staying or len(here) > len(leaving):
                 continue

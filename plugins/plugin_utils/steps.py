@@ -140,15 +140,13 @@ def after_unplug(
     }
 
 
-def after_fence(
-    planned: dict[str, Any], left: dict[str, Any], subsystems: dict[str, list[dict[str, Any]] | None]
-) -> dict[str, Any]:
+def after_fence(planned: dict[str, Any], left: dict[str, Any], subsystems: dict[str, Any]) -> dict[str, Any]:
     """What is left to do once the old hosts of disks that move have been shut out: nothing for a disk whose old host
     was not seen to be.
 
     ``left``: what ``after_unplug`` returned. ``subsystems``: by storage target, ``nvmf_get_subsystems`` as it is now;
-    null where nobody answered. Returns ``nodes`` and ``stuck`` as there, and ``unfenced``: by storage target, a
-    sentence for each disk.
+    null or false where nobody answered. Returns ``nodes`` and ``stuck`` as there, and ``unfenced``: by storage target,
+    a sentence for each disk.
     """
     stuck = set(left["stuck"])
     unfenced: dict[str, list[str]] = {}
@@ -173,10 +171,10 @@ def _without(steps: list[dict[str, Any]], first: int, stuck: set[str]) -> list[d
     ]
 
 
-def _open_door(step: dict[str, Any], subsystems: list[dict[str, Any]] | None) -> str | None:
+def _open_door(step: dict[str, Any], subsystems: Any) -> str | None:
     """Why the old host may still get at what it had."""
     nqn = step["subsystem"]["nqn"]
-    if subsystems is None:
+    if not isinstance(subsystems, list):
         return f"nobody could see whether {step['node']} has taken it out of {nqn}"
     there = next((subsystem for subsystem in subsystems if subsystem["nqn"] == nqn), {})
     nsid = step["arguments"].get("nsid")

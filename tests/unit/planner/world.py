@@ -85,6 +85,8 @@ class World:
             for target in inventory["targets"]
         }
         """lvol stores that exist"""
+        self.ana: dict[tuple[str, str, str], str] = {}
+        """by NQN, address and port: ANA states of the listeners"""
 
     def observed(self) -> dict[str, Any]:
         answers: dict[str, Any] = {}
@@ -103,6 +105,17 @@ class World:
                 ],
                 "transports": [{"trtype": "TCP", "max_queue_depth": 128}],
                 "lvol_stores": list(self.stores[target].values()),
+                "listeners": {
+                    nqn: [
+                        {"address": address, "ana_states": [{"ana_group": 1, "ana_state": self.ana[key]}]}
+                        if subsystem["ana"]
+                        else {"address": address}
+                        for address in subsystem["listen_addresses"]
+                        for key in [(nqn, address["traddr"], address["trsvcid"])]
+                    ]
+                    for nqn, subsystem in self.subsystems[target].items()
+                    if subsystem["ana"] or not subsystem["namespaces"]
+                },
             }
         for ipu in self.inventory["ipus"]:
             answers[ipu] = {
@@ -254,6 +267,9 @@ class World:
         ]
 
     def _release(self, target: str, item: dict[str, Any]) -> None:
+        if item.get("state") == "absent":
+            assert not self.subsystems[target].pop(item["nqn"])["namespaces"]
+            return
         subsystem = self.subsystems[target][item["nqn"]]
         gone = {self.bdevs[target][namespace["bdev"]]["name"] for namespace in item["namespaces"]}
         out = [host["nqn"] for host in item.get("hosts", [])]
@@ -264,8 +280,13 @@ class World:
 
     def _subsystems(self, target: str, item: dict[str, Any]) -> None:
         subsystem = self.subsystems[target].setdefault(
-            item["nqn"], {"nqn": item["nqn"], "subtype": "NVMe", "namespaces": []}
+            item["nqn"],
+            {"nqn": item["nqn"], "subtype": "NVMe", "namespaces": [], "ana": item.get("ana_reporting", False)},
         )
+        assert subsystem["ana"] == item.get("ana_reporting", subsystem["ana"])
+        for listener in item["listeners"]:
+            if "ana_state" in listener:
+                self.ana[item["nqn"], listener["traddr"], listener["trsvcid"]] = listener["ana_state"]
         subsystem["hosts"] = [{"nqn": nqn} for nqn in item["hosts"]]
         subsystem["listen_addresses"] = item["listeners"]
         for namespace in item["namespaces"]:
@@ -275,6 +296,7 @@ class World:
             assert namespace["nguid"] == namespace["uuid"].replace("-", "")
             subsystem["namespaces"].append(
                 {"nsid": namespace["nsid"], "bdev_name": bdev, "uuid": namespace["uuid"], "nguid": namespace["nguid"]}
+                | ({"anagrpid": namespace["nsid"]} if subsystem["ana"] else {})
             )
 
     def _disconnect(self, ipu: str, item: dict[str, Any]) -> None:
@@ -285,6 +307,9 @@ class World:
         return [bdev for bdev in self.devices[ipu].values() if bdev.rpartition("n")[0] == controller]
 
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
-        trid = {"trtype": "TCP", "traddr": item["traddr"], "trsvcid": item["trsvcid"], "subnqn": item["subnqn"]}
-        assert item["name"] not in self.controllers[ipu]
-        self.controllers[ipu][item["name"]] = {"name": item["name"], "ctrlrs": [{"state": "enabled", "trid": trid}]}
+        there = self.controllers[ipu].setdefault(item["name"], {"name": item["name"], "ctrlrs": []})
+        assert not there["ctrlrs"] or item.get("multipath") == "multipath"
+        for path in (item, *item.get("paths", [])):
+            trid = {"trtype": "TCP", "traddr": path["traddr"], "trsvcid": path["trsvcid"], "subnqn": item["subnqn"]}
+            if trid not in [each["trid"] for each in there["ctrlrs"]]:
+                there["ctrlrs"].append({"state": "enabled", "trid": trid})
