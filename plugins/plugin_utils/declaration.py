@@ -43,6 +43,8 @@ def edits(
     for step in steps:
         if step["stage"] == "unplug":
             going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{step['arguments']['physical_id']}"))
+            if step["kind"] == "orphan" and step["serial"]:
+                going += [_edit(None, step["node"], section, step["serial"]) for section in ("crypto", "qos")]
         elif step["stage"] == "disconnect":
             going.append(_edit(None, step["node"], "controllers", step["name"], needs=step["needs"]))
     for disk in disks:

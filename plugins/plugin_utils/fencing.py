@@ -34,7 +34,10 @@ def fence(disk: Disk, nqn: str, nsid: int) -> Step:
 
 
 def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
-    """For each subsystem that the last disk leaves by these steps: its IPU disconnects and is admitted no more."""
+    """For each subsystem that the last disk leaves by these steps: its IPU disconnects and is admitted no more.
+
+    An IPU that was shut out while it did not answer disconnects now.
+    """
     more = []
     for target, state in sides.targets.items():
         for ipu, declared in sides.nodes["ipus"].items():
@@ -48,14 +51,15 @@ def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
             staying |= declared_nsids(sides.kept.get(target), nqn).keys()
             staying -= {step.arguments.get("nsid") for step in leaving}
             moved = any(step.action == "fence" for step in leaving)
-            if not moved or staying or len(here) > len(leaving):
+            admitted = any(host["nqn"] == declared["host_nqn"] for host in subsystem.get("hosts", []))
+            if not (moved or (subsystem and not admitted)) or staying or len(here) > len(leaving):
                 continue
             if ipu in sides.ipus and _connected(sides.ipus[ipu].controllers.get(target), nqn):
                 arguments = {"name": target, "state": "absent"}
                 more.append(
                     Step("disconnect", ipu, "disconnect", "controller", target, None, nqn, arguments, needs=disks)
                 )
-            if any(host["nqn"] == declared["host_nqn"] for host in subsystem.get("hosts", [])):
+            if admitted:
                 hosts = [{"nqn": declared["host_nqn"], "state": "absent"}]
                 more.append(
                     Step(

@@ -60,6 +60,7 @@ class _Planner:
     def run(self) -> None:
         for ipu in self.sides.ipus:
             self.steps += leftovers.remove_orphans(ipu, self.disks, self.sides)
+            self.steps += leftovers.remove_fenced(ipu, self.sides, self.force)
         # What frees a slot is planned before what wants one, and who names or has a slot before who takes any.
         for disk in sorted(
             self.disks, key=lambda disk: (disk.state == "attached") * (1 + (slot_wish(disk, self.sides) is None))

@@ -138,6 +138,26 @@ def test_an_old_ipu_that_is_dead_is_fenced_by_force_only(keeping: Keeping) -> No
     assert list(keeping.world.devices["ipu2"].values()) == ["st1n1", "st1n2"]
 
 
+@pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
+def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(keeping: Keeping, use: dict[str, Any]) -> None:
+    keeping.world.dead = {"ipu1", "host1"}
+    wanted = [disk("a", host="host2"), disk("b", host="host2")]
+    keeping.run(wanted, force=True)
+    keeping.world.dead = set()
+    keeping.world.uses["st1n1"] = use
+    for slot in keeping.world.devices["ipu1"]:
+        keeping.world.gone.add(("ipu1", slot))
+    planned = keeping.run(wanted)
+    removed = ["sma-1 (st1n2)"] if use else ["sma-0 (st1n1)", "sma-1 (st1n2)"]
+    assert [(step["stage"], step["node"]) for step in planned["steps"]] == [("unplug", "ipu1")] * len(removed) + [
+        ("disconnect", "ipu1")
+    ]
+    assert [step["name"] for step in planned["steps"] if step["stage"] == "unplug"] == removed
+    assert keeping.world.controllers["ipu1"] == {}
+    assert [each["name"] for each in keeping.kept["ipu1"].get("vhost_blk", [])] == (["sma-0"] if use else [])
+    assert keeping.plan(wanted)["steps"] == []
+
+
 @pytest.mark.parametrize(
     ("item", "words"),
     [

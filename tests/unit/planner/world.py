@@ -67,6 +67,8 @@ class World:
         """limits of the IPU's bdevs by name, as SPDK has them"""
         self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
         """devices that no QEMU is connected to"""
+        self.gone: set[tuple[str, int]] = set()
+        """devices, by IPU and slot, whose bdev is gone"""
         self.uses: dict[str, dict[str, Any]] = {}
         """serial → fields of a host's disk that is in use"""
         self.dead: set[str] = set()
@@ -148,7 +150,9 @@ class World:
                 "vhost_controllers": [
                     {
                         "ctrlr": f"sma-{slot}",
-                        "backend_specific": {"block": {"readonly": False, "bdev": bdev}},
+                        "backend_specific": {
+                            "block": {"readonly": False, "bdev": None if (ipu, slot) in self.gone else bdev}
+                        },
                         "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}],
                     }
                     for slot, bdev in self.devices[ipu].items()
@@ -304,7 +308,8 @@ class World:
         del self.controllers[ipu][item["name"]]
 
     def _served_by(self, ipu: str, controller: str) -> list[str]:
-        return [bdev for bdev in self.devices[ipu].values() if bdev.rpartition("n")[0] == controller]
+        alive = [bdev for slot, bdev in self.devices[ipu].items() if (ipu, slot) not in self.gone]
+        return [bdev for bdev in alive if bdev.rpartition("n")[0] == controller]
 
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
         there = self.controllers[ipu].setdefault(item["name"], {"name": item["name"], "ctrlrs": []})
