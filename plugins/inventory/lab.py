@@ -105,13 +105,12 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.template import trust_as_template
 from ansible_collections.ipdk.storage.plugins.plugin_utils import lab
 
 
 class InventoryModule(BaseInventoryPlugin):
     NAME = "ipdk.storage.lab"
-    # Its templates are its own: what the operator wrote is checked against patterns.
-    trusted_by_default = True
 
     def verify_file(self, path: str) -> bool:
         return bool(super().verify_file(path)) and path.endswith((".ipdk.yml", ".ipdk.yaml"))
@@ -128,9 +127,17 @@ class InventoryModule(BaseInventoryPlugin):
         for group, variables in groups.items():
             inventory.add_group(group)
             for key, value in variables.items():
-                inventory.set_variable(group, key, value)
+                inventory.set_variable(group, key, _trusted(value))
         for group, members in hosts.items():
             for host, variables in members.items():
                 inventory.add_host(host, group=group)
                 for key, value in variables.items():
-                    inventory.set_variable(host, key, value)
+                    inventory.set_variable(host, key, _trusted(value))
+
+
+def _trusted(value: Any) -> Any:
+    """Its templates are its own: what the operator wrote is checked against patterns.
+
+    Said of each, for ``trusted_by_default`` has no effect behind another source (ansible-core 2.19).
+    """
+    return trust_as_template(value) if isinstance(value, str) else value

@@ -73,8 +73,12 @@ def test_what_is_a_template_in_the_simulation_is_one_here(tmp_path: Path) -> Non
         encoding="utf-8",
     )
 
-    def shown(source: str | Path) -> str:
-        done = run("ansible-playbook", "-i", str(source), str(playbook), "-e", "ipdk_lab_name=other")
+    before = tmp_path / "before.yml"
+    before.write_text("all: {vars: {something: else}}\n", encoding="utf-8")
+
+    def shown(*sources: str | Path) -> str:
+        named = [word for source in sources for word in ("-i", str(source))]
+        done = run("ansible-playbook", *named, str(playbook), "-e", "ipdk_lab_name=other")
         assert done.returncode == 0, done.stdout + done.stderr
         return next(line for line in done.stdout.splitlines() if '"msg"' in line)
 
@@ -82,6 +86,7 @@ def test_what_is_a_template_in_the_simulation_is_one_here(tmp_path: Path) -> Non
     assert "{{" not in lab
     assert "/var/lib/ipdk/lab-other/id_ed25519" in lab
     assert lab == shown("inventories/simulation")
+    assert lab == shown(before, write(tmp_path, storage_target_malloc_mib=2048)), "behind another source, too"
 
 
 def test_nodes_keep_their_addresses_when_the_counts_grow(tmp_path: Path) -> None:
