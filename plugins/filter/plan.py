@@ -16,6 +16,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     export,
     fio_jobs,
     lvol_stores,
+    moves,
     planner,
     report,
     snapshots,
@@ -65,6 +66,8 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
             "port": own.get("port"),
             "volumes_dir": own.get("volumes_dir"),
             "lvol_stores": own.get("lvol_stores", hostvars[name].get("storage_target_lvol_stores")),
+            "ana_state": own.get("ana_state", hostvars[name].get("storage_target_ana_state")),
+            "paths": own.get("paths", hostvars[name].get("storage_target_paths")),
         }
     for name in groups.get("ipus", []):
         own = hostvars[name].get("virtual_disks_node") or {}
@@ -86,7 +89,10 @@ class FilterModule:
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,
+            "move_mistakes": moves.mistakes,
+            "moved_disks": moves.moved,
             "plan": plan,
+            "plan_after_fence": steps.after_fence,
             "plan_after_unplug": steps.after_unplug,
             "plan_drift": drift.differences,
             "plan_report": report.report,

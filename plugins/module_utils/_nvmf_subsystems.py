@@ -32,6 +32,9 @@ from ansible_collections.ipdk.storage.plugins.module_utils._resources import (
     read_release,
 )
 
+#: Asymmetric Namespace Access: what a listener tells hosts of the way through it.
+ANA_STATES = ("optimized", "non_optimized", "inaccessible")
+
 #: The options of an item, as Ansible's argument_spec has them.
 NAMESPACE = {
     "bdev": {"type": "str"},
@@ -45,6 +48,7 @@ LISTENER = {
     "adrfam": {"type": "str", "choices": ["IPv4", "IPv6"]},
     "traddr": {"type": "str", "required": True},
     "trsvcid": {"type": "str", "default": "4420"},
+    "ana_state": {"type": "str", "choices": list(ANA_STATES)},
     "state": STATE,
 }
 SUBSYSTEM = {
@@ -52,6 +56,7 @@ SUBSYSTEM = {
     "serial_number": {"type": "str"},
     "model_number": {"type": "str"},
     "allow_any_host": {"type": "bool"},
+    "ana_reporting": {"type": "bool"},
     "max_namespaces": {"type": "int"},
     "namespaces": {"type": "list", "elements": "dict", "options": NAMESPACE},
     "hosts": {"type": "list", "elements": "raw"},
@@ -69,7 +74,8 @@ DEFAULT_MAX_NAMESPACES = 32
 
 # Nobody gets in before everything is in place, and nobody is in any more when things go.
 _REMOVE_LISTENER, _REMOVE_NAMESPACE, _REMOVE_HOST, _REMOVE_SUBSYSTEM = 0, 1, 2, 3
-_SUBSYSTEM, _HOST, _NAMESPACE, _LISTENER = 4, 5, 6, 7
+# A way is closed when the others are open.
+_SUBSYSTEM, _HOST, _NAMESPACE, _LISTENER, _CLOSED_LISTENER = 4, 5, 6, 7, 8
 
 
 class Subsystems:
@@ -97,7 +103,7 @@ class Subsystems:
                 "namespaces": _namespaces(item.get("namespaces"), where, problems),
                 "listeners": _listeners(item.get("listeners"), where, problems),
                 "hosts": _hosts(item.get("hosts"), where, problems),
-                **given(item, "allow_any_host", "max_namespaces"),
+                **given(item, "allow_any_host", "ana_reporting", "max_namespaces"),
             }
             for name, longest in (("serial_number", 20), ("model_number", 40)):
                 value = item.get(name)
@@ -108,7 +114,9 @@ class Subsystems:
             check_range(item.get("max_namespaces"), 1, 2**32 - 2, f"{where}.max_namespaces", problems)
             if subsystem["nqn"] == DISCOVERY_NQN:
                 made = [name for name in ("namespaces", "hosts") if subsystem[name]]
-                made += list(given(item, "serial_number", "model_number", "allow_any_host", "max_namespaces"))
+                made += list(
+                    given(item, "serial_number", "model_number", "allow_any_host", "ana_reporting", "max_namespaces")
+                )
                 if made or subsystem["state"] == "absent":
                     problems.append(f"{where}: the discovery subsystem is SPDK's own; only its listeners can be set")
             wanted.append(subsystem)
@@ -124,11 +132,16 @@ class Subsystems:
         return wanted
 
     def read(self, executor: Any) -> Any:
-        """``nvmf_get_subsystems``; a namespace whose bdev is a logical volume has ``bdev_alias``, too.
+        """``nvmf_get_subsystems``; subsystems that may report ANA have ``listeners``, too, and a namespace whose bdev
+        is a logical volume ``bdev_alias``.
 
         SPDK reports such a bdev by the UUID that it is named by, and nobody declares it like that.
         """
         subsystems = executor.call("nvmf_get_subsystems")
+        told = listeners_with_ana(executor, subsystems)
+        for subsystem in subsystems:
+            if subsystem["nqn"] in told:
+                subsystem["listeners"] = told[subsystem["nqn"]]
         namespaces = [entry for subsystem in subsystems for entry in subsystem.get("namespaces", ())]
         if any(_UUID.fullmatch(namespace["bdev_name"]) for namespace in namespaces):
             aliases = {bdev["name"]: bdev["aliases"] for bdev in executor.call("bdev_get_bdevs") if bdev.get("aliases")}
@@ -184,7 +197,11 @@ class Subsystems:
             "hosts": {
                 host["nqn"]: given(host, "dhchap_key", "dhchap_ctrlr_key") for host in subsystem.get("hosts", ())
             },
-            "listeners": {address_name(address): {} for address in subsystem.get("listen_addresses", ())},
+            "listeners": {
+                **{address_name(address): {} for address in subsystem.get("listen_addresses", ())},
+                **{address_name(told["address"]): _ana_of(told) for told in subsystem.get("listeners", ())},
+            },
+            **_reports_ana(subsystem),
         }
 
     @staticmethod
@@ -192,7 +209,7 @@ class Subsystems:
         nqn = item["nqn"]
         # Nobody gets in unless the operator says so.
         options = {"allow_any_host": False, **given(item, "serial_number", "model_number", "max_namespaces")}
-        options.update(given(item, "allow_any_host"))
+        options.update(given(item, "allow_any_host", "ana_reporting"))
         view: Item = {**options, "namespaces": {}, "hosts": {}, "listeners": {}}
         call = ("nvmf_create_subsystem", {"nqn": nqn, **options})
         plan.changes.append(Change("create", "subsystem", nqn, (nqn,), view, (call,), stage=_SUBSYSTEM))
@@ -205,6 +222,11 @@ class Subsystems:
             if name in item and item[name] != view.get(name):
                 sentence = f"subsystem {nqn} exists with {name} {view.get(name)}, wanted {item[name]}"
                 plan.refusals.append(((nqn,), sentence + ": it cannot be changed, delete the subsystem first"))
+        if view.get("ana_reporting", item.get("ana_reporting")) != item.get("ana_reporting", view.get("ana_reporting")):
+            sentence = (
+                f"subsystem {nqn} exists with ana_reporting {view['ana_reporting']}, wanted {item['ana_reporting']}"
+            )
+            plan.refusals.append(((nqn,), sentence + ": it cannot be changed, delete the subsystem first"))
         allow = item.get("allow_any_host")
         if allow is not None and allow != view.get("allow_any_host"):
             call = ("nvmf_subsystem_allow_any_host", {"nqn": nqn, "allow_any_host": allow})
@@ -320,7 +342,9 @@ class Subsystems:
                 leaving += [name] if name in view["listeners"] else []
             elif name not in view["listeners"]:
                 address = given(listener, "trtype", "adrfam", "traddr", "trsvcid")
-                call = ("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})
+                calls = [("nvmf_subsystem_add_listener", {"nqn": nqn, "listen_address": address})]
+                if listener.get("ana_state", "optimized") != "optimized":
+                    calls.append(_set_ana_state(nqn, address, listener["ana_state"]))
                 path = (nqn, "listeners", name)
                 # A door that should have been closed to strangers is not opened while it is not.
                 needs = [(nqn, "allow_any_host")]
@@ -328,8 +352,29 @@ class Subsystems:
                     needs += [change.path for change in plan.changes if change.path[:2] == (nqn, "namespaces")]
                 hint = f"usually there is no {listener['trtype']} transport yet, the address is not this machine's, "
                 hint += "or the port is taken"
+                after = given(listener, "ana_state")
                 plan.changes.append(
-                    Change("create", "listener", f"{nqn} {name}", path, {}, (call,), _LISTENER, tuple(needs), hint)
+                    Change(
+                        "create", "listener", f"{nqn} {name}", path, after, tuple(calls), _LISTENER, tuple(needs), hint
+                    )
+                )
+            elif listener.get("ana_state") not in (None, view["listeners"][name].get("ana_state")):
+                state = listener["ana_state"]
+                address = given(listener, "trtype", "adrfam", "traddr", "trsvcid")
+                call = _set_ana_state(nqn, address, state)
+                path = (nqn, "listeners", name)
+                stage = _CLOSED_LISTENER if state == "inaccessible" else _LISTENER
+                plan.changes.append(
+                    Change(
+                        "update",
+                        "listener",
+                        f"{nqn} {name}",
+                        path,
+                        {"ana_state": state},
+                        (call,),
+                        stage,
+                        hint="usually the subsystem was made without ana_reporting",
+                    )
                 )
         if "listeners" in self.purge and item["listeners"] is not None:
             leaving += [name for name in view["listeners"] if name not in declared]
@@ -341,6 +386,43 @@ class Subsystems:
             plan.changes.append(
                 Change("delete", "listener", f"{nqn} {name}", path, None, (call,), stage=_REMOVE_LISTENER)
             )
+
+
+def listeners_with_ana(executor: Any, subsystems: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``nvmf_subsystem_get_listeners`` by NQN, of those subsystems that may report ANA: their namespaces say so, or
+    they have none that would tell."""
+    may = [
+        subsystem["nqn"]
+        for subsystem in subsystems
+        if subsystem["nqn"] != DISCOVERY_NQN
+        and subsystem.get("listen_addresses")
+        and all("anagrpid" in namespace for namespace in subsystem.get("namespaces", ()))
+    ]
+    answers = executor.pipeline([("nvmf_subsystem_get_listeners", {"nqn": nqn}) for nqn in may])
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return dict(zip(may, answers))
+
+
+def _ana_of(told: Mapping[str, Any]) -> Item:
+    """The ANA state of a listener; where its groups differ, that of none."""
+    states = {group["ana_state"] for group in told.get("ana_states", ())}
+    return {"ana_state": ", ".join(sorted(states))} if states else {}
+
+
+def _reports_ana(subsystem: Mapping[str, Any]) -> Item:
+    """Whether it reports ANA, as far as that can be seen."""
+    if subsystem.get("listeners"):
+        return {"ana_reporting": "ana_states" in subsystem["listeners"][0]}
+    if subsystem.get("namespaces"):
+        return {"ana_reporting": "anagrpid" in subsystem["namespaces"][0]}
+    return {}
+
+
+def _set_ana_state(nqn: str, address: Mapping[str, Any], state: str) -> tuple[str, Mapping[str, Any]]:
+    params = {"nqn": nqn, "listen_address": address, "ana_state": state}
+    return "nvmf_subsystem_listener_set_ana_state", params
 
 
 def _by_alias(item: Item, subsystem: Mapping[str, Any]) -> Item:
@@ -393,7 +475,7 @@ def _listeners(items: Sequence[Mapping[str, Any]] | None, where: str, problems: 
     wanted = []
     for index, item in enumerate(items):
         address = check_transport_address(item, f"{where}.listeners[{index}]", problems)
-        wanted.append({**address, "state": item["state"]})
+        wanted.append({**address, **given(item, "ana_state"), "state": item["state"]})
     return wanted
 
 

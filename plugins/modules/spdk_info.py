@@ -25,6 +25,8 @@ options:
       - V(bdevs) is the answer of C(bdev_get_bdevs).
       - V(subsystems) is the answer of C(nvmf_get_subsystems).
       - V(transports) is the answer of C(nvmf_get_transports).
+      - V(listeners) is the answer of C(nvmf_subsystem_get_listeners) by NQN, of the subsystems that report ANA, and
+        of those without namespaces, which do not tell.
       - V(nvme_controllers) is the answer of C(bdev_nvme_get_controllers).
       - V(vhost_controllers) is the answer of C(vhost_get_controllers).
       - V(lvol_stores) is the answer of C(bdev_lvol_get_lvstores); the volumes in them are among V(bdevs).
@@ -32,7 +34,17 @@ options:
       - V(methods) is the answer of C(rpc_get_methods), restricted to what may be called now.
     type: list
     elements: str
-    choices: [version, bdevs, subsystems, transports, nvme_controllers, vhost_controllers, lvol_stores, iostat, methods]
+    choices:
+      - version
+      - bdevs
+      - subsystems
+      - transports
+      - listeners
+      - nvme_controllers
+      - vhost_controllers
+      - lvol_stores
+      - iostat
+      - methods
     default: [version]
   declaration_file:
     description:
@@ -72,6 +84,7 @@ unsupported:
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import load
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error, Unsupported
 from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import listeners_with_ana
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Refused
 
 SECTIONS = {
@@ -90,21 +103,27 @@ SECTIONS = {
 def main() -> None:
     module = spdk_module(
         {
-            "gather": {"type": "list", "elements": "str", "choices": list(SECTIONS), "default": ["version"]},
+            "gather": {"type": "list", "elements": "str", "choices": [*SECTIONS, "listeners"], "default": ["version"]},
             "declaration_file": {"type": "path"},
         }
     )
-    sections = list(dict.fromkeys(module.params["gather"]))
+    sections = [section for section in dict.fromkeys(module.params["gather"]) if section != "listeners"]
+    told = {}
     declaration = {}
     try:
         if module.params["declaration_file"]:
             declaration = {"declaration": load(module.params["declaration_file"])}
         with Client(module.params["rpc_socket"], module.params["rpc_timeout"]) as client:
             answers = dict(zip(sections, client.pipeline([SECTIONS[section] for section in sections])))
+            if "listeners" in module.params["gather"]:
+                subsystems = answers.get("subsystems")
+                if not isinstance(subsystems, list):
+                    subsystems = client.call("nvmf_get_subsystems")
+                told = {"listeners": listeners_with_ana(client, subsystems)}
     except (Error, Refused, ValueError) as error:
         module.fail_json(msg=str(error))
     unsupported = [section for section, answer in answers.items() if isinstance(answer, Unsupported)]
-    spdk = {section: answer for section, answer in answers.items() if section not in unsupported}
+    spdk = {section: answer for section, answer in answers.items() if section not in unsupported} | told
     broken = [str(answer) for answer in spdk.values() if isinstance(answer, Error)]
     if broken:
         module.fail_json(msg="; ".join(dict.fromkeys(broken)))

@@ -42,6 +42,11 @@ options:
       allow_any_host:
         description: Admit every host. When the subsystem is created and nothing is said, it does not.
         type: bool
+      ana_reporting:
+        description:
+          - Tell hosts the state of each way to the subsystem (Asymmetric Namespace Access), as several paths need.
+          - Cannot be changed later. When the subsystem is created and nothing is said, it does not.
+        type: bool
       max_namespaces:
         description: The highest NSID. Cannot be changed later; SPDK's own value is 32.
         type: int
@@ -98,6 +103,13 @@ options:
             description: Port.
             type: str
             default: "4420"
+          ana_state:
+            description:
+              - What hosts are told of the way through this listener. Needs O(subsystems[].ana_reporting).
+              - Hosts take V(optimized) ways, V(non_optimized) ones where there is no other, never V(inaccessible) ones.
+              - Left out, it stays as it is; that of a new listener is V(optimized).
+            type: str
+            choices: [optimized, non_optimized, inaccessible]
           state:
             description: Whether the listener is there.
             type: str

@@ -24,7 +24,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
 
 Edit = dict[str, Any]
 """``{disk, node, section, name, item}``: the item of that name becomes this, or goes where ``item`` is null. Section
-``namespaces`` is that of a subsystem, ``nqn``; its ``name`` is the bdev's."""
+``namespaces`` is that of a subsystem, ``nqn``; its ``name`` is the bdev's. ``needs``: more disks that it is about."""
 
 
 def edits(
@@ -43,11 +43,20 @@ def edits(
     for step in steps:
         if step["stage"] == "unplug":
             going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{step['arguments']['physical_id']}"))
+            if step["kind"] == "orphan" and step["serial"]:
+                going += [_edit(None, step["node"], section, step["serial"]) for section in ("crypto", "qos")]
+        elif step["stage"] == "disconnect":
+            going.append(_edit(None, step["node"], "controllers", step["name"], needs=step["needs"]))
     for disk in disks:
         result = results[disk.name]
         if result["converged"]:
             going += _forget(disk, kept, nodes)
             coming += _remember(disk, result, nodes, kept)
+    going += [
+        _edit(None, step["node"], "subsystems", step["subsystem"]["nqn"], needs=step["needs"])
+        for step in steps
+        if step["action"] == "shut out"
+    ]
     return [edit for edit in going + coming if edit["node"] in kept]
 
 
@@ -122,7 +131,7 @@ def changed(
     """The declarations that differ from those ``kept``, by node. Edits of the disks that are ``stuck`` do not count."""
     after: dict[str, dict[str, Any]] = {}
     for edit in remember:
-        if edit["disk"] not in stuck:
+        if not {edit["disk"], *edit.get("needs", ())} & set(stuck):
             node = edit["node"]
             if node not in after:
                 after[node] = {"version": VERSION, "node": node, **_copy(kept[node] or {})}
@@ -149,7 +158,7 @@ def _apply(document: dict[str, Any], edit: Edit) -> None:
         return
     listed = document.setdefault(section, [])
     identity = next(row.identity for row in SECTIONS if row.key == section)
-    if section == "subsystems":
+    if section == "subsystems" and item is not None:
         there = next((each for each in listed if each["nqn"] == name), {})
         item = {**item, "namespaces": there.get("namespaces", [])}
     if section == "transports" and any(each["trtype"] == name for each in listed):

@@ -37,9 +37,27 @@ INTERFACES = ("virtio-blk",)
 BLOCK_SIZES = (512, 4096)
 ACCESS = ("ssh", "none")
 
-ITEM_KEYS = ("name", "size", "backing", "target", "host", "interface", "physical_id", "state", "qos", "encryption")
+ITEM_KEYS = (
+    "name",
+    "size",
+    "backing",
+    "target",
+    "host",
+    "shared",
+    "interface",
+    "physical_id",
+    "state",
+    "qos",
+    "encryption",
+)
 ENCRYPTION_KEYS = ("cipher", "key", "key2")
 BACKING_KEYS = ("type", "block_size", "directory", "store", "thin", "clone_of")
+
+ONE_HOST = (
+    "two hosts that write to one volume destroy what is on it, unless they know of each other (shared: true, which is "
+    "not supported yet)"
+)
+"""Why a volume has one host: its subsystem admits one IPU, and SPDK lets a bdev be in one subsystem."""
 
 TARGET_NAME_LENGTH = 14
 """Leaves room for ``n`` and five digits of a namespace id in the serial."""
@@ -308,6 +326,16 @@ class Item:
         return name
 
     def _host(self) -> tuple[str | None, str | None]:
+        several = self.item.get("host")
+        if isinstance(several, list) and len(several) > 1:
+            self.wrong(f"host: wanted one host, got {listed(several)}: {ONE_HOST}. Name one of them.")
+            return None, None
+        if self.item.get("shared", False) is not False:
+            self.wrong(
+                f"shared: wanted false or nothing, got {self.item['shared']!r}: a volume for several hosts is not "
+                "supported yet. Give each host a volume of its own."
+            )
+            return None, None
         name = self._node("host", "hosts", "ipu_hosts", "host")
         if name is None:
             return None, None

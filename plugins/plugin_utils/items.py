@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import CIPHER
+from ansible_collections.ipdk.storage.plugins.plugin_utils import paths
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     MAX_NAMESPACES,
     Disk,
@@ -42,7 +43,8 @@ def subsystem(disk: Disk, nodes: dict[str, Any]) -> Item:
         "model_number": "ipdk.storage",
         "max_namespaces": MAX_NAMESPACES,
         "hosts": [nodes["ipus"][disk.ipu]["host_nqn"]],
-        "listeners": [{"trtype": "TCP", "traddr": declared["address"], "trsvcid": str(declared["port"])}],
+        "listeners": paths.listeners(declared),
+        **({"ana_reporting": True} if declared.get("paths") else {}),
     }
 
 
@@ -64,11 +66,13 @@ def key_file(name: str, ipu: str, nodes: dict[str, Any]) -> str:
 
 def controller(disk: Disk, nodes: dict[str, Any]) -> Item:
     """Of spdk_nvme_controller."""
-    declared = nodes["targets"][disk.target]
+    first, *others = (
+        {key: path[key] for key in ("traddr", "trsvcid")} for path in paths.listeners(nodes["targets"][disk.target])
+    )
     return {
         "name": disk.target,
-        "traddr": declared["address"],
-        "trsvcid": str(declared["port"]),
+        **first,
         "subnqn": disk.nqn,
         "hostnqn": nodes["ipus"][disk.ipu]["host_nqn"],
+        **({"paths": others, "multipath": "multipath"} if others else {}),
     }

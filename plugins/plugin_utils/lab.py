@@ -20,6 +20,8 @@ from typing import Any
 LAB_NETWORKS = ipaddress.IPv4Network("198.18.0.0/15")
 """RFC 2544: set aside for tests of networks, so a lab never covers an address that somebody needs."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,30}")
+PREFIX_PATTERN = re.compile(r"([a-z][a-z0-9-]{0,7})?")
+"""A storage target's name and an NSID are a disk's serial, which has 20 characters."""
 STEPS = 25
 LEAST_STEP = 2
 """The first address of a subnet is the gateway's, so a step of one would give it to the first storage target."""
@@ -51,6 +53,11 @@ def check(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         errors.append(
             f"name: {options['name']!r} is no name of a lab: wanted 1 to 31 of a-z, 0-9, '_', '.', '-', the first a "
             "letter or digit, no two dots in a row."
+        )
+    if not PREFIX_PATTERN.fullmatch(options["node_prefix"]):
+        errors.append(
+            f"node_prefix: {options['node_prefix']!r} is no beginning of a node's name: wanted up to 8 of a-z, 0-9, "
+            "'-', the first a letter."
         )
     for key, least in LEAST.items():
         # Ansible takes true for 1.
@@ -94,17 +101,18 @@ def inventory(options: Mapping[str, Any]) -> tuple[dict[str, Variables], dict[st
     """The lab of valid options: the variables of the groups, and by group the hosts with theirs."""
     subnet = ipaddress.IPv4Network(options["subnet"])
     step = subnet.num_addresses // STEPS
+    prefix = options["node_prefix"]
 
     def address(kind: int, number: int) -> str:
         return str(subnet.network_address + kind * step + number)
 
     targets = {
-        f"st{number + 1}": {"storage_target_address": address(1, number)}
+        f"{prefix}st{number + 1}": {"storage_target_address": address(1, number)}
         for number in range(options["storage_targets"])
     }
-    ipus = {f"ipu{number + 1}": {"ipu_address": address(2, number)} for number in range(options["ipus"])}
+    ipus = {f"{prefix}ipu{number + 1}": {"ipu_address": address(2, number)} for number in range(options["ipus"])}
     hosts: dict[str, Variables] = {
-        f"host{number + 1}": {
+        f"{prefix}host{number + 1}": {
             "host_ipu": ipu,
             "host_address": address(3, number),
             "host_guest": options["host_guest"],

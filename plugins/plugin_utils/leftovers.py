@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils import encryption
-from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
+from ansible_collections.ipdk.storage.plugins.plugin_utils.declaration import declared_nsids
+from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides, disk_uses
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     BACKINGS,
@@ -107,4 +109,33 @@ def remove_orphans(ipu: str, disks: list[Disk], sides: Sides) -> list[Step]:
             arguments = {"physical_id": slot, "state": "absent"}
             steps.append(Step("unplug", ipu, "remove", "orphan", name, None, detail, arguments))
             steps += encryption.take(ipu, behind or "", None, sides)
+    return steps
+
+
+def remove_fenced(ipu: str, sides: Sides, force: bool) -> list[Step]:
+    """Take away the devices whose disks were moved to another host while this IPU did not answer.
+
+    The IPU still declares such a device, its bdev is gone, and the storage target neither has nor promises the
+    namespace. Where the host uses what is left of it, it stays.
+    """
+    state, host = sides.ipus[ipu], sides.ipu_host.get(ipu, "")
+    steps = []
+    for declared in (sides.kept.get(ipu) or {}).get("vhost_blk", []):
+        slot, disk = re.fullmatch(r"sma-([0-9]+)", declared["name"]), re.fullmatch(r"(.+)n([0-9]+)c?", declared["bdev"])
+        if not slot or not disk or disk[1] not in sides.targets or int(slot[1]) in state.unplugged:
+            continue
+        if state.devices.get(int(slot[1]), "none") is not None:
+            continue
+        nqn = subsystem_nqn(disk[1], ipu)
+        there = sides.targets[disk[1]].subsystems.get(nqn, {}).get("namespaces", [])
+        if int(disk[2]) in {*(each["nsid"] for each in there), *declared_nsids(sides.kept.get(disk[1]), nqn)}:
+            continue
+        seen = sides.hosts.get(host, {}).get(declared["bdev"])
+        if not force and (host not in sides.hosts or disk_uses(seen or {})):
+            continue
+        arguments = {"physical_id": int(slot[1]), "state": "absent"}
+        name, detail = f"{declared['name']} ({declared['bdev']})", "its disk was moved to another host"
+        waits = host if seen is not None else None
+        serial = declared["bdev"]
+        steps.append(Step("unplug", ipu, "remove", "orphan", name, None, detail, arguments, host=waits, serial=serial))
     return steps

@@ -7,7 +7,8 @@
 ``observed``: by node; a node that is left out, null or ``{}`` is *unknown*, never empty::
 
     {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports,
-               "lvol_stores": bdev_lvol_get_lvstores (of a target that declares some)},
+               "lvol_stores": bdev_lvol_get_lvstores (of a target that declares some),
+               "listeners": nvmf_subsystem_get_listeners by NQN (of one that declares several paths)},
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
                "vhost_controllers": vhost_get_controllers},
      "host1": {"disks": what the module host_disk_info returns}}
@@ -39,6 +40,8 @@ class Target:
     has_tcp: bool
     lvol_stores: dict[str, dict[str, Any]]
     """As ``_lvols.describe`` returns them."""
+    listeners: dict[str, list[dict[str, Any]]]
+    """Of the subsystems that may report ANA."""
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Target:
@@ -50,7 +53,25 @@ class Target:
                 store["name"]: store
                 for store in _lvols.describe({"stores": state.get("lvol_stores", []), "bdevs": state["bdevs"]})
             },
+            state.get("listeners") or {},
         )
+
+    def ways(self, nqn: str) -> dict[tuple[str, str], str | None]:
+        """The listeners of a subsystem, address and port → ANA state; null where it is unknown or differs by group."""
+        ways: dict[tuple[str, str], str | None] = {
+            (address["traddr"], str(address["trsvcid"])): None for address in self.subsystems[nqn]["listen_addresses"]
+        }
+        for listener in self.listeners.get(nqn, []):
+            states = {group["ana_state"] for group in listener.get("ana_states", [])}
+            place = (listener["address"]["traddr"], str(listener["address"]["trsvcid"]))
+            if len(states) == 1 and place in ways:
+                ways[place] = states.pop()
+        return ways
+
+    def reports_no_ana(self, nqn: str) -> bool:
+        """It is known not to."""
+        listeners = self.listeners.get(nqn, [])
+        return bool(listeners) and "ana_states" not in listeners[0]
 
     def places(self, bdev: str) -> list[tuple[str, int]]:
         """Where a bdev is a namespace: pairs of NQN and NSID."""

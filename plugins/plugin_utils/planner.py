@@ -21,9 +21,11 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     capacity,
     declaration,
     encryption,
+    fencing,
     items,
     leftovers,
     limits,
+    paths,
     volumes,
 )
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides, disk_uses
@@ -58,6 +60,7 @@ class _Planner:
     def run(self) -> None:
         for ipu in self.sides.ipus:
             self.steps += leftovers.remove_orphans(ipu, self.disks, self.sides)
+            self.steps += leftovers.remove_fenced(ipu, self.sides, self.force)
         # What frees a slot is planned before what wants one, and who names or has a slot before who takes any.
         for disk in sorted(
             self.disks, key=lambda disk: (disk.state == "attached") * (1 + (slot_wish(disk, self.sides) is None))
@@ -70,8 +73,14 @@ class _Planner:
                 del self.steps[planned:]
                 self.problems.append({"node": refused.node, "disk": disk.name, "message": f"{disk.name}: {refused}"})
                 self.results[disk.name].update(action="none", converged=False, reason=str(refused))
+        self.steps += fencing.shut_out(self.steps, self.sides)
         listed = {disk.name: index for index, disk in enumerate(self.disks)}
-        self.steps.sort(key=lambda step: (STAGES.index(step.stage), listed.get(step.disk or "", -1)))
+        self.steps.sort(
+            key=lambda step: (
+                STAGES.index(step.stage),
+                listed.get(step.disk or "", len(listed) if step.needs else -1),
+            )
+        )
 
     def _add(
         self,
@@ -152,6 +161,7 @@ class _Planner:
                 disk.target,
                 f"{disk.target} has no NVMe/TCP transport; deploy the storage target first (playbook deploy).",
             )
+        self._check_paths(disk)
         for nqn, nsid in places:
             if nqn != disk.nqn:
                 self._take_back(disk, nqn, nsid)
@@ -187,40 +197,63 @@ class _Planner:
         self._plug(disk, result)
         self._grown(disk, result)
 
+    def _check_paths(self, disk: Disk) -> None:
+        """A subsystem that was made for one path cannot get several: one without a disk is made anew, others stay."""
+        target = self.sides.targets[disk.target]
+        if disk.nqn not in target.subsystems or not self.nodes["targets"][disk.target].get("paths"):
+            return
+        if not all("anagrpid" in each for each in target.subsystems[disk.nqn]["namespaces"]):
+            raise Refused(
+                disk.target,
+                f"{disk.nqn} was made for one path: it reports no ANA states, and SPDK cannot change that. Move its "
+                "disks away or make them absent, and run again; it is made anew when it is empty.",
+            )
+        if target.reports_no_ana(disk.nqn) and not self._planned("release", disk.target, disk.nqn):
+            if disk.target in self.sides.ipus[disk.ipu].controllers:
+                arguments = {"name": disk.target, "state": "absent"}
+                self._add("disconnect", disk.ipu, "disconnect", "controller", disk.target, None, disk.nqn, arguments)
+            detail, subsystem = "to be made anew, for several paths", {"nqn": disk.nqn, "state": "absent"}
+            self._add("release", disk.target, "remove", "subsystem", disk.nqn, None, detail, {}, subsystem=subsystem)
+
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
-        """The volume is another IPU's namespace (the item names another host now): unplug it there, and release it."""
+        """The volume is another IPU's namespace (the item names another host now): unplug it there, and fence it."""
         old = next((ipu for ipu in self.nodes["ipus"] if subsystem_nqn(disk.target, ipu) == nqn), None)
         if old is None:
             raise Refused(
                 disk.target,
                 f"its volume is namespace {nsid} of {nqn}, which is none of this inventory; remove it there.",
             )
-        if old not in self.sides.ipus:
+        if old in self.sides.ipus:
+            bdev = bdev_name(disk.target, nsid)
+            slot = self.sides.ipus[old].physical_id(bdev)
+            if slot is not None:
+                self._unplug(disk, old, slot)
+            self.steps += encryption.take(old, bdev, disk.name, self.sides)
+        elif not self.force:
             raise Refused(
                 old,
-                f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk.",
+                f"its volume still belongs to the IPU {old}, whose state is unknown; nothing is changed for this disk. "
+                f"Set virtual_disks_force: true to move it all the same: {disk.target} then refuses what {old} still "
+                "writes to it.",
             )
-        bdev = bdev_name(disk.target, nsid)
-        slot = self.sides.ipus[old].physical_id(bdev)
-        if slot is not None:
-            self._unplug(disk, old, slot)
-        self.steps += encryption.take(old, bdev, disk.name, self.sides)
-        self._release(disk, nqn, nsid)
+        self.steps.append(fencing.fence(disk, nqn, nsid))
 
     def _admitted(self, disk: Disk) -> bool:
-        """Is the subsystem, which exists, open to this IPU at the declared address?"""
-        subsystem = self.sides.targets[disk.target].subsystems[disk.nqn]
-        declared = self.nodes["targets"][disk.target]
-        return any(
-            (listener["traddr"], str(listener["trsvcid"])) == (declared["address"], str(declared["port"]))
-            for listener in subsystem["listen_addresses"]
+        """Is the subsystem, which exists, open to this IPU at the declared addresses, with their ANA states?"""
+        target = self.sides.targets[disk.target]
+        subsystem = target.subsystems[disk.nqn]
+        wanted = items.subsystem(disk, self.nodes)
+        ways = target.ways(disk.nqn)
+        return all(
+            (path["traddr"], path["trsvcid"]) in ways
+            and path.get("ana_state") in (None, ways[path["traddr"], path["trsvcid"]])
+            for path in wanted["listeners"]
         ) and any(host["nqn"] == self.nodes["ipus"][disk.ipu]["host_nqn"] for host in subsystem["hosts"])
 
     def _connect(self, disk: Disk) -> None:
-        declared = self.nodes["targets"][disk.target]
-        address, port = declared["address"], str(declared["port"])
+        wanted = [(path["traddr"], path["trsvcid"]) for path in paths.listeners(self.nodes["targets"][disk.target])]
         there = self.sides.ipus[disk.ipu].controllers.get(disk.target)
-        if there is None:
+        if there is None or self._planned("disconnect", disk.ipu, disk.target):
             if not self._planned("controllers", disk.ipu, disk.target):
                 self._add(
                     "controllers",
@@ -233,15 +266,26 @@ class _Planner:
                     {**items.controller(disk, self.nodes), "state": "present"},
                 )
             return
-        paths = [
-            (path["trid"]["subnqn"], path["trid"]["traddr"], str(path["trid"]["trsvcid"])) for path in there["ctrlrs"]
-        ]
-        if (disk.nqn, address, port) not in paths:
-            seen = ", ".join(f"{nqn} at {traddr}:{trsvcid}" for nqn, traddr, trsvcid in paths)
+        trids = [path["trid"] for path in there["ctrlrs"]]
+        connected = [(trid["traddr"], str(trid["trsvcid"])) for trid in trids if trid["subnqn"] == disk.nqn]
+        if len(connected) < len(trids) or not set(wanted) & set(connected):
+            seen = ", ".join(f"{trid['subnqn']} at {trid['traddr']}:{trid['trsvcid']}" for trid in trids)
             raise Refused(
                 disk.ipu,
                 f"{disk.ipu} has an NVMe controller {disk.target} connected to {seen or 'nothing'}, where {disk.nqn} "
-                f"at {address}:{port} was wanted. Detach its disks, then that controller, and run again.",
+                f"at {wanted[0][0]}:{wanted[0][1]} was wanted. Detach its disks, then that controller, and run again.",
+            )
+        missing = [f"{address}:{port}" for address, port in wanted if (address, port) not in connected]
+        if missing and not self._planned("controllers", disk.ipu, disk.target):
+            self._add(
+                "controllers",
+                disk.ipu,
+                "add paths to",
+                "controller",
+                disk.target,
+                None,
+                ", ".join(missing),
+                {**items.controller(disk, self.nodes), "state": "present"},
             )
 
     def _plug(self, disk: Disk, result: dict[str, Any]) -> None:

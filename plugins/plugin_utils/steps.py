@@ -14,6 +14,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
 STAGES = (
     "unplug",
     "crypto_absent",
+    "disconnect",
     "release",
     "bdevs",
     "lvols",
@@ -23,6 +24,10 @@ STAGES = (
     "attach",
     "limits",
 )
+
+
+FENCING = ("fence", "shut out")
+"""The actions that keep an old host away from a disk that moves. They are seen before the new one is let in."""
 
 
 class Refused(Exception):
@@ -56,6 +61,8 @@ class Step:
     serial: str | None = None
     size: int | None = None
     """Bytes that what grows has then."""
+    needs: tuple[str, ...] = ()
+    """Disks that have to come off before this may be done, where it is about what several share."""
 
 
 def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -63,9 +70,9 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev), ``lvols``
     (for spdk_lvol), ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach``
-    (for sma_device), ``limits`` (for sma_qos), ``controllers`` (for spdk_nvme_controller), ``crypto`` and
-    ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and ``present`` (serials) and
-    ``sizes`` (serial → bytes), all for host_disk_info.
+    (for sma_device), ``limits`` (for sma_qos), ``controllers`` and ``disconnect`` (for spdk_nvme_controller),
+    ``crypto`` and ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and ``present`` (serials)
+    and ``sizes`` (serial → bytes), all for host_disk_info.
     """
     rendered: dict[str, dict[str, Any]] = {}
 
@@ -79,8 +86,9 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             nqn = step["subsystem"]["nqn"]
             subsystem = next((known for known in subsystems if known["nqn"] == nqn), None)
             if subsystem is None:
-                subsystem = {**step["subsystem"], "namespaces": []}
+                subsystem = {"namespaces": []}
                 subsystems.append(subsystem)
+            subsystem.update(step["subsystem"])
             if arguments:
                 subsystem["namespaces"].append(arguments)
         else:
@@ -110,7 +118,7 @@ def after_unplug(
     ``devices``: by IPU, what sma_device returned (``physical_id``, ``state``); nothing for an IPU that is left out.
     ``still_there``: by host, the serials that did not go. Returns ``nodes`` and ``declarations`` as in a plan, and
     ``stuck``, the disks for which nothing more is done: those that did not come off, and those that were to get their
-    slots.
+    slots; and ``fences``, the storage targets that are now to shut a host out.
     """
     stuck: set[str] = set()
     slots: set[tuple[str, int]] = set()
@@ -127,9 +135,56 @@ def after_unplug(
                     stuck.add(step["disk"])
         elif step["stage"] == "attach" and slot in slots:
             stuck.add(step["disk"])
-    left = [step for step in planned["steps"] if step["stage"] != "unplug" and step["disk"] not in stuck]
+    left = _without(planned["steps"], STAGES.index("crypto_absent"), stuck)
     return {
         "nodes": module_arguments(left),
         "stuck": sorted(stuck),
         "declarations": declaration.changed(planned["kept"], planned["remember"], sorted(stuck)),
+        "fences": sorted({step["node"] for step in left if step["action"] in FENCING}),
     }
+
+
+def after_fence(planned: dict[str, Any], left: dict[str, Any], subsystems: dict[str, Any]) -> dict[str, Any]:
+    """What is left to do once the old hosts of disks that move have been shut out: nothing for a disk whose old host
+    was not seen to be.
+
+    ``left``: what ``after_unplug`` returned. ``subsystems``: by storage target, ``nvmf_get_subsystems`` as it is now;
+    null or false where nobody answered. Returns ``nodes`` and ``stuck`` as there, and ``unfenced``: by storage target,
+    a sentence for each disk.
+    """
+    stuck = set(left["stuck"])
+    unfenced: dict[str, list[str]] = {}
+    for step in planned["steps"]:
+        if step["action"] not in FENCING or stuck & {step["disk"], *step["needs"]}:
+            continue
+        why = _open_door(step, subsystems.get(step["node"]))
+        if why:
+            held = [step["disk"]] if step["disk"] else step["needs"]
+            unfenced.setdefault(step["node"], []).append(
+                f"{', '.join(held)}: {why}, so that the new host is not let in. Look at {step['node']} and run again."
+            )
+            stuck.update(held)
+    rest = _without(planned["steps"], STAGES.index("release") + 1, stuck)
+    return {"nodes": module_arguments(rest), "stuck": sorted(stuck), "unfenced": unfenced}
+
+
+def _without(steps: list[dict[str, Any]], first: int, stuck: set[str]) -> list[dict[str, Any]]:
+    """The steps from a stage on that have nothing to do with the disks that are stuck."""
+    return [
+        step for step in steps if STAGES.index(step["stage"]) >= first and not stuck & {step["disk"], *step["needs"]}
+    ]
+
+
+def _open_door(step: dict[str, Any], subsystems: Any) -> str | None:
+    """Why the old host may still get at what it had."""
+    nqn = step["subsystem"]["nqn"]
+    if not isinstance(subsystems, list):
+        return f"nobody could see whether {step['node']} has taken it out of {nqn}"
+    there = next((subsystem for subsystem in subsystems if subsystem["nqn"] == nqn), {})
+    nsid = step["arguments"].get("nsid")
+    if any(namespace["nsid"] == nsid for namespace in there.get("namespaces", [])):
+        return f"it is still namespace {nsid} of {nqn}"
+    hosts = {host["nqn"] for host in step["subsystem"].get("hosts", [])}
+    if any(host["nqn"] in hosts for host in there.get("hosts", [])):
+        return f"{nqn} still admits {', '.join(sorted(hosts))}"
+    return None

@@ -11,13 +11,14 @@ Shapes
 ``nodes``: what the inventory declares::
 
     {"targets": {"st1": {"address": "198.18.0.2", "port": 4420, "volumes_dir": "/var/lib/ipdk/st1/volumes",
-                         "lvol_stores": [{"name": "fast", "size": "1GiB"}]}},
+                         "lvol_stores": [{"name": "fast", "size": "1GiB"}],
+                         "ana_state": "optimized", "paths": [{"address": "198.18.1.2", "ana_state": "non_optimized"}]}},
      "ipus":    {"ipu1": {"host_nqn": "nqn.2014-08.org.nvmexpress:uuid:…", "max_disks": 64,
                           "keys_dir": "/var/lib/ipdk/ipu1/keys"}},
      "hosts":   {"host1": {"ipu": "ipu1", "access": "ssh"}}}
 
-``lvol_stores`` is the target's ``storage_target_lvol_stores``. ``port``, ``volumes_dir``, ``host_nqn``, ``max_disks``
-and ``keys_dir`` may be null for a node that is not observed.
+``lvol_stores`` is the target's ``storage_target_lvol_stores``; ``ana_state`` and ``paths`` likewise, see ``paths.py``.
+``port``, ``volumes_dir``, ``host_nqn``, ``max_disks`` and ``keys_dir`` may be null for a node that is not observed.
 
 ``options``: ``safe_mode`` (default true: no data is destroyed), ``state`` (null, or the state that replaces the one of
 every item), ``purge`` (null, or ``detach``: what becomes of disks of ours that are not in the list).
@@ -28,7 +29,14 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
-from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import Item, is_int, listed, type_name
+from ansible_collections.ipdk.storage.plugins.plugin_utils import paths
+from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import (
+    ONE_HOST,
+    Item,
+    is_int,
+    listed,
+    type_name,
+)
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import MAX_NAMESPACES, STATES, Disk
 
@@ -60,7 +68,7 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     stores: dict[str, dict[str, Store]] = {}
     for target, declared in (nodes.get("targets") or {}).items():
         stores[target], wrong = parse(declared.get("lvol_stores") or [], declared.get("volumes_dir"))
-        errors += [f"{target}: {problem}." for problem in wrong]
+        errors += [f"{target}: {problem}." for problem in wrong + paths.mistakes(declared)]
     valid = [
         disk
         for index, item in enumerate(disks)
@@ -97,9 +105,12 @@ def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -
             continue
         name = item.get("name")
         if isinstance(name, str) and names.setdefault(name, index) != index:
-            errors.append(
-                f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}: rename one."
-            )
+            both = f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}"
+            wanting = [disks[names[name]].get("host"), item.get("host")]
+            if wanting[0] != wanting[1]:
+                errors.append(f"{both}, for {wanting[0]} and for {wanting[1]}: {ONE_HOST}. Keep one, or rename one.")
+            else:
+                errors.append(f"{both}: rename one.")
         physical_id = item.get("physical_id")
         host = item.get("host", next(iter(hosts)) if len(hosts) == 1 else None)
         ipu = hosts[host].get("ipu") if isinstance(host, str) and host in hosts else None

@@ -73,8 +73,12 @@ def test_what_is_a_template_in_the_simulation_is_one_here(tmp_path: Path) -> Non
         encoding="utf-8",
     )
 
-    def shown(source: str | Path) -> str:
-        done = run("ansible-playbook", "-i", str(source), str(playbook), "-e", "ipdk_lab_name=other")
+    before = tmp_path / "before.yml"
+    before.write_text("all: {vars: {something: else}}\n", encoding="utf-8")
+
+    def shown(*sources: str | Path) -> str:
+        named = [word for source in sources for word in ("-i", str(source))]
+        done = run("ansible-playbook", *named, str(playbook), "-e", "ipdk_lab_name=other")
         assert done.returncode == 0, done.stdout + done.stderr
         return next(line for line in done.stdout.splitlines() if '"msg"' in line)
 
@@ -82,6 +86,7 @@ def test_what_is_a_template_in_the_simulation_is_one_here(tmp_path: Path) -> Non
     assert "{{" not in lab
     assert "/var/lib/ipdk/lab-other/id_ed25519" in lab
     assert lab == shown("inventories/simulation")
+    assert lab == shown(before, write(tmp_path, storage_target_malloc_mib=2048)), "behind another source, too"
 
 
 def test_nodes_keep_their_addresses_when_the_counts_grow(tmp_path: Path) -> None:
@@ -119,6 +124,17 @@ def test_options_become_variables(tmp_path: Path) -> None:
     assert not [key for key in host if key.startswith("ansible_ssh")]
     assert (found["st1"]["ipdk_lab_name"], found["st1"]["ipdk_engine"]) == ("other", "spdk")
     assert "storage_target_malloc_mib" not in found["st1"]
+
+
+def test_two_labs_of_one_machine_have_nodes_of_other_names(tmp_path: Path) -> None:
+    found = listing(write(tmp_path, name="other", node_prefix="b", ipus=2))
+    assert groups_of(found) == {
+        "storage_targets": ["bst1"],
+        "ipus": ["bipu1", "bipu2"],
+        "ipu_hosts": ["bhost1", "bhost2"],
+        "lab_platforms": ["localhost"],
+    }
+    assert found["_meta"]["hostvars"]["bhost2"]["host_ipu"] == "bipu2"
 
 
 def test_the_example_has_two_of_each() -> None:
@@ -161,6 +177,8 @@ BAD = [
     ({"name": "a..b"}, "name: 'a..b' is no name of a lab"),
     ({"name": "{{ lookup('pipe', 'id') }}"}, "is no name of a lab"),
     ({"name": "x" * 32}, "is no name of a lab: wanted 1 to 31"),
+    ({"node_prefix": "a.b"}, "node_prefix: 'a.b' is no beginning of a node's name"),
+    ({"node_prefix": "abcdefghi"}, "node_prefix: 'abcdefghi' is no beginning of a node's name: wanted up to 8"),
     ({"engine": "qemu"}, "'qemu' for config 'engine'"),
     ({"host_guest": "minimal"}, "host_access: nobody can log in to a minimal guest"),
     ({"host_memory_mib": 64}, "host_memory_mib: wanted a number from 128 on, got 64"),

@@ -67,6 +67,8 @@ class World:
         """limits of the IPU's bdevs by name, as SPDK has them"""
         self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
         """devices that no QEMU is connected to"""
+        self.gone: set[tuple[str, int]] = set()
+        """devices, by IPU and slot, whose bdev is gone"""
         self.uses: dict[str, dict[str, Any]] = {}
         """serial → fields of a host's disk that is in use"""
         self.dead: set[str] = set()
@@ -85,6 +87,8 @@ class World:
             for target in inventory["targets"]
         }
         """lvol stores that exist"""
+        self.ana: dict[tuple[str, str, str], str] = {}
+        """by NQN, address and port: ANA states of the listeners"""
 
     def observed(self) -> dict[str, Any]:
         answers: dict[str, Any] = {}
@@ -103,6 +107,17 @@ class World:
                 ],
                 "transports": [{"trtype": "TCP", "max_queue_depth": 128}],
                 "lvol_stores": list(self.stores[target].values()),
+                "listeners": {
+                    nqn: [
+                        {"address": address, "ana_states": [{"ana_group": 1, "ana_state": self.ana[key]}]}
+                        if subsystem["ana"]
+                        else {"address": address}
+                        for address in subsystem["listen_addresses"]
+                        for key in [(nqn, address["traddr"], address["trsvcid"])]
+                    ]
+                    for nqn, subsystem in self.subsystems[target].items()
+                    if subsystem["ana"] or not subsystem["namespaces"]
+                },
             }
         for ipu in self.inventory["ipus"]:
             answers[ipu] = {
@@ -135,7 +150,9 @@ class World:
                 "vhost_controllers": [
                     {
                         "ctrlr": f"sma-{slot}",
-                        "backend_specific": {"block": {"readonly": False, "bdev": bdev}},
+                        "backend_specific": {
+                            "block": {"readonly": False, "bdev": None if (ipu, slot) in self.gone else bdev}
+                        },
                         "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}],
                     }
                     for slot, bdev in self.devices[ipu].items()
@@ -288,15 +305,26 @@ class World:
         ]
 
     def _release(self, target: str, item: dict[str, Any]) -> None:
+        if item.get("state") == "absent":
+            assert not self.subsystems[target].pop(item["nqn"])["namespaces"]
+            return
         subsystem = self.subsystems[target][item["nqn"]]
         gone = {self.bdevs[target][namespace["bdev"]]["name"] for namespace in item["namespaces"]}
+        out = [host["nqn"] for host in item.get("hosts", [])]
+        assert all(host["state"] == "absent" for host in item.get("hosts", []))
+        subsystem["hosts"] = [host for host in subsystem["hosts"] if host["nqn"] not in out]
         assert gone <= {namespace["bdev_name"] for namespace in subsystem["namespaces"]}
         subsystem["namespaces"] = [entry for entry in subsystem["namespaces"] if entry["bdev_name"] not in gone]
 
     def _subsystems(self, target: str, item: dict[str, Any]) -> None:
         subsystem = self.subsystems[target].setdefault(
-            item["nqn"], {"nqn": item["nqn"], "subtype": "NVMe", "namespaces": []}
+            item["nqn"],
+            {"nqn": item["nqn"], "subtype": "NVMe", "namespaces": [], "ana": item.get("ana_reporting", False)},
         )
+        assert subsystem["ana"] == item.get("ana_reporting", subsystem["ana"])
+        for listener in item["listeners"]:
+            if "ana_state" in listener:
+                self.ana[item["nqn"], listener["traddr"], listener["trsvcid"]] = listener["ana_state"]
         subsystem["hosts"] = [{"nqn": nqn} for nqn in item["hosts"]]
         subsystem["listen_addresses"] = item["listeners"]
         for namespace in item["namespaces"]:
@@ -306,9 +334,21 @@ class World:
             assert namespace["nguid"] == namespace["uuid"].replace("-", "")
             subsystem["namespaces"].append(
                 {"nsid": namespace["nsid"], "bdev_name": bdev, "uuid": namespace["uuid"], "nguid": namespace["nguid"]}
+                | ({"anagrpid": namespace["nsid"]} if subsystem["ana"] else {})
             )
 
+    def _disconnect(self, ipu: str, item: dict[str, Any]) -> None:
+        assert item["state"] == "absent" and not self._served_by(ipu, item["name"])
+        del self.controllers[ipu][item["name"]]
+
+    def _served_by(self, ipu: str, controller: str) -> list[str]:
+        alive = [bdev for slot, bdev in self.devices[ipu].items() if (ipu, slot) not in self.gone]
+        return [bdev for bdev in alive if bdev.rpartition("n")[0] == controller]
+
     def _controllers(self, ipu: str, item: dict[str, Any]) -> None:
-        trid = {"trtype": "TCP", "traddr": item["traddr"], "trsvcid": item["trsvcid"], "subnqn": item["subnqn"]}
-        assert item["name"] not in self.controllers[ipu]
-        self.controllers[ipu][item["name"]] = {"name": item["name"], "ctrlrs": [{"state": "enabled", "trid": trid}]}
+        there = self.controllers[ipu].setdefault(item["name"], {"name": item["name"], "ctrlrs": []})
+        assert not there["ctrlrs"] or item.get("multipath") == "multipath"
+        for path in (item, *item.get("paths", [])):
+            trid = {"trtype": "TCP", "traddr": path["traddr"], "trsvcid": path["trsvcid"], "subnqn": item["subnqn"]}
+            if trid not in [each["trid"] for each in there["ctrlrs"]]:
+                there["ctrlrs"].append({"state": "enabled", "trid": trid})

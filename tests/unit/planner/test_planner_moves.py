@@ -1,0 +1,203 @@
+"""A disk that goes from one host to another: the old one is fenced, and seen to be, before the new one is let in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.ipdk.storage.plugins.plugin_utils import moves, planner, steps
+from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import InvalidDisks
+from test_planner_declaration import Keeping
+from world import HOST_NQN, disk, nodes
+
+OLD, NEW = "nqn.2022-06.io.ipdk:st1:ipu1", "nqn.2022-06.io.ipdk:st1:ipu2"
+
+
+@pytest.fixture
+def keeping() -> Keeping:
+    keeping = Keeping(nodes(hosts=2))
+    keeping.run([disk("a", host="host1"), disk("b", host="host1")])
+    return keeping
+
+
+def admitted(keeping: Keeping, nqn: str) -> list[str]:
+    return [host["nqn"] for host in keeping.world.subsystems["st1"][nqn]["hosts"]]
+
+
+def gone(planned: dict[str, Any]) -> dict[str, Any]:
+    """What sma_device answers where all came off."""
+    answers: dict[str, Any] = {}
+    for step in planned["steps"]:
+        if step["stage"] == "unplug":
+            device = {"physical_id": step["arguments"]["physical_id"], "state": "absent"}
+            answers.setdefault(step["node"], []).append(device)
+    return answers
+
+
+def subsystem(nqn: str, nsids: list[int], hosts: list[str]) -> dict[str, Any]:
+    return {"nqn": nqn, "namespaces": [{"nsid": nsid} for nsid in nsids], "hosts": [{"nqn": host} for host in hosts]}
+
+
+def test_the_last_disk_that_leaves_shuts_the_old_host_out(keeping: Keeping) -> None:
+    keeping.run([disk("a", host="host2"), disk("b", host="host1")])
+    assert admitted(keeping, OLD) == [HOST_NQN.format(1)], "b is still there"
+    planned = keeping.run([disk("a", host="host2"), disk("b", host="host2")])
+    assert [(step["stage"], step["node"], step["action"]) for step in planned["steps"]][:4] == [
+        ("unplug", "ipu1", "unplug"),
+        ("disconnect", "ipu1", "disconnect"),
+        ("release", "st1", "fence"),
+        ("release", "st1", "shut out"),
+    ]
+    assert "st1: shut out 1 host: ipu1" in planned["text"]
+    assert admitted(keeping, OLD) == []
+    assert admitted(keeping, NEW) == [HOST_NQN.format(2)]
+    assert keeping.world.controllers["ipu1"] == {}
+    assert [each["nqn"] for each in keeping.kept["st1"]["subsystems"]] == [NEW]
+    assert "controllers" not in keeping.kept["ipu1"]
+    again = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+    assert again["steps"] == [] and again["declarations"] == {}
+
+
+def test_a_disk_moves_back(keeping: Keeping) -> None:
+    there = [disk("a", host="host2"), disk("b", host="host2")]
+    back = [disk("a", host="host1"), disk("b", host="host1")]
+    keeping.run(there)
+    keeping.run(back)
+    assert admitted(keeping, OLD) == [HOST_NQN.format(1)] and admitted(keeping, NEW) == []
+    assert keeping.plan(back)["steps"] == []
+    assert [each["nqn"] for each in keeping.kept["st1"]["subsystems"]] == [OLD]
+
+
+def test_a_host_is_not_shut_out_from_a_disk_that_it_keeps(keeping: Keeping) -> None:
+    """A detached disk's namespace stays, and so does one that the target lost and still promises."""
+    keeping.run([disk("b", host="host1", state="detached")])
+    keeping.run([disk("a", host="host2")])
+    assert admitted(keeping, OLD) == [HOST_NQN.format(1)]
+
+
+def test_a_disk_that_does_not_come_off_keeps_its_host(keeping: Keeping) -> None:
+    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+    left = steps.after_unplug(planned, {"ipu1": [{"physical_id": 0, "state": "absent"}]}, {})
+    assert left["stuck"] == ["b"] and left["fences"] == ["st1"]
+    assert "disconnect" not in left["nodes"].get("ipu1", {})
+    (released,) = left["nodes"]["st1"]["release"]
+    assert "hosts" not in released and [each["bdev"] for each in released["namespaces"]] == ["a"]
+    kept = {each["nqn"]: each for each in left["declarations"]["st1"]["subsystems"]}
+    assert [namespace["bdev"] for namespace in kept[OLD]["namespaces"]] == ["b"]
+    assert [each["name"] for each in left["declarations"]["ipu1"]["controllers"]] == ["st1"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        pytest.param([subsystem(OLD, [1, 2], [])], "a: it is still namespace 1", id="namespace"),
+        pytest.param([subsystem(OLD, [], [HOST_NQN.format(1)])], f"a, b: {OLD} still admits", id="host"),
+        pytest.param(None, "nobody could see", id="no answer"),
+    ],
+)
+def test_nobody_is_let_in_beside_an_old_host_that_may_write(keeping: Keeping, seen: Any, words: str) -> None:
+    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2"), disk("c", host="host2")])
+    left = steps.after_unplug(planned, gone(planned), {})
+    assert left["stuck"] == []
+    after = steps.after_fence(planned, left, {"st1": seen})
+    assert after["stuck"] == ["a", "b"]
+    assert words in " ".join(after["unfenced"]["st1"])
+    (new,) = after["nodes"]["st1"]["subsystems"]
+    assert [namespace["bdev"] for namespace in new["namespaces"]] == ["c"]
+    assert [device["physical_id"] for device in after["nodes"]["ipu2"]["attach"]] == [2]
+
+
+def test_what_is_seen_to_be_fenced_goes_on(keeping: Keeping) -> None:
+    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+    left = steps.after_unplug(planned, gone(planned), {})
+    after = steps.after_fence(planned, left, {"st1": [subsystem(OLD, [], [])]})
+    assert after["stuck"] == [] and after["unfenced"] == {}
+    assert after["nodes"] == {
+        node: {stage: items for stage, items in work.items() if stage not in ("release", "disconnect")}
+        for node, work in left["nodes"].items()
+        if node != "ipu1"
+    }
+
+
+def test_a_dead_host_gets_nothing_and_loses_nothing(keeping: Keeping) -> None:
+    keeping.world.dead = {"host2"}
+    planned = keeping.plan([disk("a", host="host2")])
+    assert planned["steps"] == [] and planned["declarations"] == {}
+    assert "the state of the host host2 is unknown" in planned["problems"][0]["message"]
+
+
+def test_an_old_ipu_that_is_dead_is_fenced_by_force_only(keeping: Keeping) -> None:
+    keeping.world.dead = {"ipu1", "host1"}
+    wanted = [disk("a", host="host2"), disk("b", host="host2")]
+    planned = keeping.plan(wanted)
+    assert planned["steps"] == []
+    assert "virtual_disks_force: true" in planned["problems"][0]["message"]
+    keeping.run(wanted, force=True)
+    assert admitted(keeping, OLD) == []
+    assert keeping.world.subsystems["st1"][OLD]["namespaces"] == []
+    assert list(keeping.world.devices["ipu2"].values()) == ["st1n1", "st1n2"]
+
+
+@pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
+def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(keeping: Keeping, use: dict[str, Any]) -> None:
+    keeping.world.dead = {"ipu1", "host1"}
+    wanted = [disk("a", host="host2"), disk("b", host="host2")]
+    keeping.run(wanted, force=True)
+    keeping.world.dead = set()
+    keeping.world.uses["st1n1"] = use
+    for slot in keeping.world.devices["ipu1"]:
+        keeping.world.gone.add(("ipu1", slot))
+    planned = keeping.run(wanted)
+    removed = ["sma-1 (st1n2)"] if use else ["sma-0 (st1n1)", "sma-1 (st1n2)"]
+    assert [(step["stage"], step["node"]) for step in planned["steps"]] == [("unplug", "ipu1")] * len(removed) + [
+        ("disconnect", "ipu1")
+    ]
+    assert [step["name"] for step in planned["steps"] if step["stage"] == "unplug"] == removed
+    assert keeping.world.controllers["ipu1"] == {}
+    assert [each["name"] for each in keeping.kept["ipu1"].get("vhost_blk", [])] == (["sma-0"] if use else [])
+    assert keeping.plan(wanted)["steps"] == []
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        pytest.param(disk(host=["host1", "host2"]), "host: wanted one host, got host1, host2", id="a list"),
+        pytest.param(disk(host="host1", shared=True), "shared: wanted false or nothing, got True", id="shared"),
+    ],
+)
+def test_one_volume_has_one_host(item: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidDisks) as refused:
+        planner.plan([item], nodes(hosts=2), {})
+    (error,) = refused.value.errors
+    assert words in error
+
+
+def test_two_items_of_one_name_on_two_hosts_are_one_volume_on_two_hosts() -> None:
+    with pytest.raises(InvalidDisks) as refused:
+        planner.plan([disk(host="host1"), disk(host="host2")], nodes(hosts=2), {})
+    (error,) = refused.value.errors
+    assert "for host1 and for host2: two hosts that write to one volume destroy" in error
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "words"),
+    [
+        (["vol01"], "host2", "move_disks: no virtual disk is called 'vol01'; virtual_disks has: vol00, gone."),
+        (["gone"], "host2", "move_disks: gone is declared absent"),
+        (None, "host2", "move_disks: wanted a list of names of disks, such as [vol00], got nothing."),
+        ("vol00", "host2", "move_disks: wanted a list of names of disks, such as [vol00], got 'vol00'."),
+        (["vol00"], None, "move_to: wanted the name of one host, got nothing"),
+        (["vol00"], ["host1", "host2"], "move_to: wanted the name of one host, got a list"),
+        (["vol00"], "host3", "move_to: 'host3' is not in the group ipu_hosts (host1, host2)."),
+    ],
+)
+def test_a_move_that_cannot_be_meant(names: Any, host: Any, words: str) -> None:
+    disks = [disk(), disk("gone", state="absent")]
+    (error,) = moves.mistakes(disks, names, host, ["host1", "host2"])
+    assert error.startswith(words)
+
+
+def test_only_the_disks_that_move_are_the_matter_of_a_move() -> None:
+    disks = [disk("a", host="host1", state="detached"), disk("b", host="host1")]
+    assert moves.mistakes(disks, ["a"], "host2", ["host1", "host2"]) == []
+    assert moves.moved(disks, ["a"], "host2") == [disk("a", host="host2", state="attached")]
