@@ -140,4 +140,6 @@ def _trusted(value: Any) -> Any:
 
     Said of each, for ``trusted_by_default`` has no effect behind another source (ansible-core 2.19).
     """
+    if isinstance(value, list):
+        return [_trusted(element) for element in value]
     return trust_as_template(value) if isinstance(value, str) else value

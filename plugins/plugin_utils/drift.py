@@ -17,6 +17,9 @@ FOUND = {
     "grow": "different",
     "limit": "different",
     "unplug": "not wanted",
+    "fence": "not wanted",
+    "disconnect": "not wanted",
+    "shut out": "not wanted",
     "remove": "not wanted",
     "destroy": "not wanted",
 }
