@@ -12,6 +12,7 @@ FOUND = {
     "create": "missing",
     "add": "missing",
     "connect": "missing",
+    "add paths to": "different",
     "attach": "missing",
     "open": "different",
     "grow": "different",
