@@ -1,4 +1,4 @@
-"""Look for secrets on the command lines and in the environments of all processes, until a file appears.
+"""Look for secrets on the command lines and in the environments of all processes, until a file appears, or the secrets are gone.
 
     watch.py SECRETS STOP RESULT
 
@@ -12,13 +12,17 @@ import sys
 import time
 from pathlib import Path
 
+MINUTES = 30
+
 
 def main() -> None:
     secrets, stop, result = (Path(argument) for argument in sys.argv[1:])
     wanted = [line.lower() for line in secrets.read_bytes().split()]
     found: set[str] = set()
     looks = 0
-    while not stop.exists():
+    # A scenario that fails removes its directory at the cleanup, or leaves it: no watcher is there for ever.
+    end = time.monotonic() + MINUTES * 60
+    while not stop.exists() and secrets.exists() and time.monotonic() < end:
         for process in Path("/proc").glob("[0-9]*"):
             for what in ("cmdline", "environ"):
                 try:
@@ -29,6 +33,8 @@ def main() -> None:
                     continue  # it has ended
         looks += 1
         time.sleep(0.05)
+    if not stop.exists():
+        return
     result.write_text("".join(f"{line}\n" for line in sorted(found)) + f"looked {looks} times\n", encoding="utf-8")
 
 
