@@ -1,9 +1,9 @@
-"""Look for secrets on the command lines and in the environments of all processes, until a file appears, or the secrets are gone.
+"""Look for secrets on command lines and in environments of all processes, until a file appears or they are gone.
 
     watch.py SECRETS STOP RESULT
 
-SECRETS has one a line. What is found goes to RESULT, a line each without the secret, and then how often was looked. The
-watcher itself has read the secrets from a file, as everybody should.
+SECRETS has one a line. What is found goes to RESULT, a line each without the secret, and then how often was looked and
+how often the watcher's own command line was seen, which has no secret: who does not see that sees nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     secrets, stop, result = (Path(argument) for argument in sys.argv[1:])
     wanted = [line.lower() for line in secrets.read_bytes().split()]
     found: set[str] = set()
-    looks = 0
+    looks = seen = 0
     # A scenario that fails removes its directory at the cleanup, or leaves it: no watcher is there for ever.
     end = time.monotonic() + MINUTES * 60
     while not stop.exists() and secrets.exists() and time.monotonic() < end:
@@ -27,6 +27,7 @@ def main() -> None:
             for what in ("cmdline", "environ"):
                 try:
                     text = (process / what).read_bytes().lower()
+                    seen += str(result).encode().lower() in text
                     if any(secret in text for secret in wanted):
                         found.add(f"{what} of {(process / 'comm').read_text().strip()}")
                 except OSError:
@@ -35,7 +36,10 @@ def main() -> None:
         time.sleep(0.05)
     if not stop.exists():
         return
-    result.write_text("".join(f"{line}\n" for line in sorted(found)) + f"looked {looks} times\n", encoding="utf-8")
+    result.write_text(
+        "".join(f"{line}\n" for line in sorted(found)) + f"looked {looks} times, saw itself {seen} times\n",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":
