@@ -45,7 +45,7 @@ def edits(
             going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{step['arguments']['physical_id']}"))
             if step["kind"] == "orphan" and step["serial"]:
                 going += [_edit(None, step["node"], section, step["serial"]) for section in ("crypto", "qos")]
-        elif step["stage"] == "disconnect":
+        elif step["stage"] in ("disconnect", "sever"):
             going.append(_edit(None, step["node"], "controllers", step["name"], needs=step["needs"]))
     for disk in disks:
         result = results[disk.name]

@@ -20,6 +20,7 @@ FOUND = {
     "unplug": "not wanted",
     "fence": "not wanted",
     "disconnect": "not wanted",
+    "sever": "not wanted",
     "shut out": "not wanted",
     "remove": "not wanted",
     "destroy": "not wanted",

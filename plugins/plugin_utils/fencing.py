@@ -33,11 +33,32 @@ def fence(disk: Disk, nqn: str, nsid: int) -> Step:
     )
 
 
-def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
-    """For each subsystem that the last disk leaves by these steps: its IPU disconnects and is admitted no more.
+def sever(sides: Sides) -> list[Step]:
+    """Disconnect each IPU that was shut out while it did not answer, before anything else.
 
-    An IPU that was shut out while it did not answer disconnects now.
+    Its SPDK still holds the writes that were on their way and tries to connect for ever. It must not get them to the
+    disk when that comes back one day: disconnected, they fail. The IPU is planned for as it is then.
     """
+    steps = []
+    for target, state in sides.targets.items():
+        for ipu, there in sides.ipus.items():
+            nqn = subsystem_nqn(target, ipu)
+            subsystem = state.subsystems.get(nqn)
+            kept = sides.kept.get(target)
+            # A target that lost its namespaces, and promises them or has lost that too, goes on where it was.
+            if subsystem is None or subsystem.get("namespaces") or not kept or declared_nsids(kept, nqn):
+                continue
+            known = sides.nodes["ipus"][ipu]["host_nqn"]
+            admitted = subsystem.get("allow_any_host") or any(host["nqn"] == known for host in subsystem["hosts"])
+            if not admitted and _connected(there.controllers.get(target), nqn):
+                there.forget(target)
+                arguments = {"name": target, "state": "absent"}
+                steps.append(Step("sever", ipu, "sever", "controller", target, None, nqn, arguments))
+    return steps
+
+
+def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
+    """For each subsystem that the last disk leaves by these steps: its IPU disconnects and is admitted no more."""
     more = []
     for target, state in sides.targets.items():
         for ipu, declared in sides.nodes["ipus"].items():
@@ -51,15 +72,14 @@ def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
             staying |= declared_nsids(sides.kept.get(target), nqn).keys()
             staying -= {step.arguments.get("nsid") for step in leaving}
             moved = any(step.action == "fence" for step in leaving)
-            admitted = any(host["nqn"] == declared["host_nqn"] for host in subsystem.get("hosts", []))
-            if not (moved or (subsystem and not admitted)) or staying or len(here) > len(leaving):
+            if not moved or staying or len(here) > len(leaving):
                 continue
             if ipu in sides.ipus and _connected(sides.ipus[ipu].controllers.get(target), nqn):
                 arguments = {"name": target, "state": "absent"}
                 more.append(
                     Step("disconnect", ipu, "disconnect", "controller", target, None, nqn, arguments, needs=disks)
                 )
-            if admitted:
+            if any(host["nqn"] == declared["host_nqn"] for host in subsystem.get("hosts", [])):
                 hosts = [{"nqn": declared["host_nqn"], "state": "absent"}]
                 more.append(
                     Step(

@@ -128,6 +128,15 @@ class Ipu:
             {base: name for name, base in bases.items()},
         )
 
+    def forget(self, controller: str) -> None:
+        """What is seen when it has been disconnected: its bdevs are gone."""
+        its = re.compile(re.escape(controller) + "n[0-9]+c?")
+        self.controllers.pop(controller, None)
+        self.bdevs = {name: bdev for name, bdev in self.bdevs.items() if not its.fullmatch(name)}
+        self.encrypted = {base: name for base, name in self.encrypted.items() if not its.fullmatch(base)}
+        for behind in (self.devices, self.served):
+            behind.update({slot: None for slot, bdev in behind.items() if its.fullmatch(bdev or "")})
+
     def remembered(self, controller: str) -> dict[int, str]:
         """NSID → UUID of a controller's bdevs."""
         matches = [(re.fullmatch(re.escape(controller) + "n([0-9]+)", name), bdev) for name, bdev in self.bdevs.items()]

@@ -58,6 +58,7 @@ class _Planner:
         self.problems: list[dict[str, Any]] = []
 
     def run(self) -> None:
+        self.steps += fencing.sever(self.sides)
         for ipu in self.sides.ipus:
             self.steps += leftovers.remove_orphans(ipu, self.disks, self.sides)
             self.steps += leftovers.remove_fenced(ipu, self.sides, self.force)
@@ -165,6 +166,8 @@ class _Planner:
         for nqn, nsid in places:
             if nqn != disk.nqn:
                 self._take_back(disk, nqn, nsid)
+        if places and result["nsid"] is None:
+            self._check_stale(disk)
         self.steps += volumes.provide(disk, volume, self.sides, self.steps)
         result["volume"] = True
         if result["serial"] is None:
@@ -214,6 +217,16 @@ class _Planner:
                 self._add("disconnect", disk.ipu, "disconnect", "controller", disk.target, None, disk.nqn, arguments)
             detail, subsystem = "to be made anew, for several paths", {"nqn": disk.nqn, "state": "absent"}
             self._add("release", disk.target, "remove", "subsystem", disk.nqn, None, detail, {}, subsystem=subsystem)
+
+    def _check_stale(self, disk: Disk) -> None:
+        """A disk that comes back must not meet writes that its IPU still holds from before it went."""
+        stale = [name for name, bdev in self.sides.ipus[disk.ipu].bdevs.items() if bdev["uuid"] == disk.uuid]
+        if stale:
+            raise Refused(
+                disk.ipu,
+                f"{disk.ipu} still has the bdev {stale[0]} from when the disk was its own, and maybe writes for it. "
+                f"Run again when it has noticed that the disk is gone, or detach its controller {disk.target}.",
+            )
 
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
         """The volume is another IPU's namespace (the item names another host now): unplug it there, and fence it."""

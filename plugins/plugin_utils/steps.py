@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
 
 STAGES = (
+    "sever",
     "unplug",
     "crypto_absent",
     "disconnect",
@@ -70,9 +71,9 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Storage target: ``release`` and ``subsystems`` (for spdk_nvmf_subsystem), ``bdevs`` (for spdk_bdev), ``lvols``
     (for spdk_lvol), ``files_present`` (``{size, paths}``) and ``files_absent`` (paths). IPU: ``unplug`` and ``attach``
-    (for sma_device), ``limits`` (for sma_qos), ``controllers`` and ``disconnect`` (for spdk_nvme_controller),
-    ``crypto`` and ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and ``present`` (serials)
-    and ``sizes`` (serial → bytes), all for host_disk_info.
+    (for sma_device), ``limits`` (for sma_qos), ``controllers``, ``disconnect`` and ``sever`` (for
+    spdk_nvme_controller), ``crypto`` and ``crypto_absent`` (for spdk_bdev_crypto, without keys). Host: ``absent`` and
+    ``present`` (serials) and ``sizes`` (serial → bytes), all for host_disk_info.
     """
     rendered: dict[str, dict[str, Any]] = {}
 

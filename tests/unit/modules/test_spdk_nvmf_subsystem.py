@@ -81,6 +81,15 @@ def test_what_is_not_mentioned_is_left_alone(exporting: Node, port: int) -> None
     assert len(live(exporting)["hosts"]) == 1
 
 
+def test_several_subsystems_share_an_address_from_the_beginning(exporting: Node, port: int) -> None:
+    """One for each IPU, made in one run."""
+    names = [f"nqn.2022-06.io.ipdk:st1:ipu{number}" for number in range(1, 5)]
+    wanted = [{"nqn": nqn, "listeners": [{"traddr": "127.0.0.1", "trsvcid": port}]} for nqn in names]
+    result = exporting.module("spdk_nvmf_subsystem", subsystems=wanted)
+    assert result["rc"] == 0, result
+    assert actions(result, "listener") == ["create listener"] * 4
+
+
 def test_a_list_that_is_not_given_is_not_purged(exporting: Node, port: int) -> None:
     exporting.module("spdk_nvmf_subsystem", subsystems=[declare(port)])
     wanted = [{"nqn": NQN, "hosts": [OTHER]}]

@@ -138,24 +138,65 @@ def test_an_old_ipu_that_is_dead_is_fenced_by_force_only(keeping: Keeping) -> No
     assert list(keeping.world.devices["ipu2"].values()) == ["st1n1", "st1n2"]
 
 
-@pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
-def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(keeping: Keeping, use: dict[str, Any]) -> None:
+def moved_by_force(keeping: Keeping) -> list[dict[str, Any]]:
+    """Both disks are on host2 now, and ipu1, which did not answer, answers again with all that it had."""
     keeping.world.dead = {"ipu1", "host1"}
     wanted = [disk("a", host="host2"), disk("b", host="host2")]
     keeping.run(wanted, force=True)
     keeping.world.dead = set()
+    return wanted
+
+
+@pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
+def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(keeping: Keeping, use: dict[str, Any]) -> None:
+    wanted = moved_by_force(keeping)
     keeping.world.uses["st1n1"] = use
-    for slot in keeping.world.devices["ipu1"]:
-        keeping.world.gone.add(("ipu1", slot))
     planned = keeping.run(wanted)
     removed = ["sma-1 (st1n2)"] if use else ["sma-0 (st1n1)", "sma-1 (st1n2)"]
-    assert [(step["stage"], step["node"]) for step in planned["steps"]] == [("unplug", "ipu1")] * len(removed) + [
-        ("disconnect", "ipu1")
+    assert [(step["stage"], step["node"]) for step in planned["steps"]] == [
+        ("sever", "ipu1"),
+        *[("unplug", "ipu1")] * len(removed),
     ]
     assert [step["name"] for step in planned["steps"] if step["stage"] == "unplug"] == removed
     assert keeping.world.controllers["ipu1"] == {}
     assert [each["name"] for each in keeping.kept["ipu1"].get("vhost_blk", [])] == (["sma-0"] if use else [])
+    assert "controllers" not in keeping.kept["ipu1"]
     assert keeping.plan(wanted)["steps"] == []
+
+
+def test_a_disk_that_comes_back_meets_nothing_of_what_its_host_had_on_the_way(keeping: Keeping) -> None:
+    moved_by_force(keeping)
+    back = [disk("a", host="host1"), disk("b", host="host2")]
+    planned = keeping.run(back)
+    happens = [(step["stage"], step["node"]) for step in planned["steps"]]
+    assert happens.index(("sever", "ipu1")) == 0
+    assert (
+        happens.index(("sever", "ipu1")) < happens.index(("subsystems", "st1")) < happens.index(("controllers", "ipu1"))
+    )
+    assert list(keeping.world.devices["ipu1"].values()) == ["st1n1"]
+    again = keeping.plan(back)
+    assert again["steps"] == [] and again["declarations"] == {}
+
+
+def test_a_disk_does_not_come_back_while_its_host_holds_writes_for_it(keeping: Keeping) -> None:
+    """b is still on host1, so that ipu1 is admitted all the time."""
+    keeping.run([disk("a", host="host2")])
+    observed = keeping.world.observed()
+    (uuid,) = (bdev["uuid"] for bdev in observed["ipu2"]["bdevs"])
+    observed["ipu1"]["bdevs"].append({"name": "st1n1", "uuid": uuid, "product_name": "NVMe disk"})
+    planned = planner.plan([disk("a", host="host1")], keeping.world.inventory, observed)
+    assert planned["steps"] == []
+    assert "ipu1 still has the bdev st1n1 from when the disk was its own" in planned["problems"][0]["message"]
+
+
+@pytest.mark.parametrize("lost", ["namespaces", "everything"])
+def test_an_ipu_of_a_target_that_came_back_empty_is_not_severed(keeping: Keeping, lost: str) -> None:
+    subsystem = keeping.world.subsystems["st1"][OLD]
+    subsystem["namespaces"], subsystem["hosts"] = [], []
+    if lost == "everything":
+        keeping.kept["st1"] = None
+    planned = keeping.plan([disk("a", host="host1"), disk("b", host="host1")])
+    assert "sever" not in [step["stage"] for step in planned["steps"]]
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,7 @@ class World:
 
     def _unplug(self, ipu: str, item: dict[str, Any]) -> None:
         del self.devices[ipu][item["physical_id"]]
+        self.gone.discard((ipu, item["physical_id"]))
 
     def _attach(self, ipu: str, item: dict[str, Any]) -> None:
         there = {bdev["uuid"]: bdev["name"] for bdev in self.observed()[ipu]["bdevs"]}
@@ -336,6 +337,13 @@ class World:
                 {"nsid": namespace["nsid"], "bdev_name": bdev, "uuid": namespace["uuid"], "nguid": namespace["nguid"]}
                 | ({"anagrpid": namespace["nsid"]} if subsystem["ana"] else {})
             )
+
+    def _sever(self, ipu: str, item: dict[str, Any]) -> None:
+        """The devices stay, without their bdevs."""
+        for slot, bdev in self.devices[ipu].items():
+            if bdev.rpartition("n")[0] == item["name"]:
+                self.gone.add((ipu, slot))
+        self._disconnect(ipu, item)
 
     def _disconnect(self, ipu: str, item: dict[str, Any]) -> None:
         assert item["state"] == "absent" and not self._served_by(ipu, item["name"])

@@ -113,6 +113,7 @@ class Nvmf:
         self.connections: set[Connection] = set()
         self.stats = Stats()
         self._portals: dict[Address, asyncio.Server] = {}
+        self._opening = asyncio.Lock()
         self._discovery_generation = 0
         discovery = Subsystem(nvme.DISCOVERY_NQN, bdevs, self._discovery_changed, allow_any_host=True)
         self.subsystems[discovery.nqn] = discovery
@@ -185,7 +186,9 @@ class Nvmf:
             raise NvmfError(errno.EINVAL, f"there is no transport {address.trtype}")
         if subsystem.find_listener(address):
             raise NvmfError(errno.EEXIST, f"{subsystem.nqn} listens at {address} already")
-        await self._open_portal(address)
+        # Of two subsystems that want one address at once, the second finds the first one's socket.
+        async with self._opening:
+            await self._open_portal(address)
         subsystem.add_listener(address, ana_state, secure_channel)
 
     def remove_listener(self, subsystem: Subsystem, address: Address) -> None:
