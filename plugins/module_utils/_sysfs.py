@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _pci
+from ansible_collections.ipdk.storage.plugins.module_utils._patient import PatientReader
 
 VIRTUAL = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
 """Block devices that are no disks of their own."""
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.05
 class Sysfs:
     def __init__(self, root: str = "/") -> None:
         self.root = root
+        self._patient = PatientReader()
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
@@ -53,11 +55,18 @@ class Sysfs:
 
     def serial(self, name: str) -> str | None:
         """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data."""
-        return (
-            self.read("sys/block", name, "serial")
-            or self.read("sys/block", name, "device/serial")
-            or self._vpd_serial(name)
-        )
+        return self._virtio_serial(name) or self.read("sys/block", name, "device/serial") or self._vpd_serial(name)
+
+    def _virtio_serial(self, name: str) -> str | None:
+        """Asked of the device. Of one that does not answer, what udev has remembered."""
+        try:
+            told = self._patient.read(self.path("sys/block", name, "serial"))
+        except OSError:
+            return None
+        if told is not None:
+            return told.decode("utf-8", "replace").strip(" \t\r\n\0") or None
+        links = (os.path.basename(link) for link in self._links().get(name, []))
+        return next((link[len("virtio-") :] for link in links if link.startswith("virtio-")), None)
 
     def _vpd_serial(self, name: str) -> str | None:
         """Unit Serial Number page (SPC-4, section 7.8.15): four bytes of header, then ASCII."""

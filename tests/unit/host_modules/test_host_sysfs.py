@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -204,3 +205,17 @@ def test_handles_and_places(number: int, place: tuple[str, int]) -> None:
 def test_no_place_for_a_handle(handle: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _pci.place_of_handle(handle, BRIDGES[:2])
+
+
+def test_a_disk_that_does_not_answer_is_known_by_what_udev_remembers(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    """Reading its serial never ends, as that of a virtio-blk disk whose other end is dead; a FIFO does the same."""
+    for name, serial in (("vda", "st1n1"), ("vdb", "st1n2"), ("vdc", "st1n3")):
+        root.add_disk(name, serial)
+    silent = root.path / "sys/block/vdb/serial"
+    silent.unlink()
+    os.mkfifo(silent)
+    sysfs._patient.seconds = 0.2
+    assert sysfs.serials() == {"st1n1": "vda", "st1n2": "vdb", "st1n3": "vdc"}
+    assert [disk["serial"] for disk in sysfs.disks(BRIDGES)] == ["st1n1", "st1n2", "st1n3"]
+    (root.path / "dev/disk/by-id/virtio-st1n2").unlink()
+    assert sysfs.serials() == {"st1n1": "vda", "st1n3": "vdc"}
