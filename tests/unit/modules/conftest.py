@@ -75,3 +75,9 @@ def ipu(running_ipu: Node) -> Node:
 def port() -> int:
     """A TCP port on 127.0.0.1 that was free a moment ago."""
     return free_port()
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    """Two of them."""
+    return free_port(), free_port()

@@ -268,41 +268,41 @@ def ana(node: Node) -> dict[str, str]:
     }
 
 
-def two_ways(port: int, first: str, second: str) -> dict[str, Any]:
+def two_ways(ports: tuple[int, int], first: str, second: str) -> dict[str, Any]:
     listeners = [
-        {"traddr": "127.0.0.1", "trsvcid": port, "ana_state": first},
-        {"traddr": "127.0.0.1", "trsvcid": port + 1, "ana_state": second},
+        {"traddr": "127.0.0.1", "trsvcid": ports[0], "ana_state": first},
+        {"traddr": "127.0.0.1", "trsvcid": ports[1], "ana_state": second},
     ]
-    return declare(port, ana_reporting=True, listeners=listeners)
+    return declare(ports[0], ana_reporting=True, listeners=listeners)
 
 
-def test_each_way_has_an_ana_state_that_changes_in_place(exporting: Node, port: int) -> None:
-    wanted = two_ways(port, "optimized", "non_optimized")
+def test_each_way_has_an_ana_state_that_changes_in_place(exporting: Node, ports: tuple[int, int]) -> None:
+    wanted = two_ways(ports, "optimized", "non_optimized")
     predicted = exporting.module("spdk_nvmf_subsystem", check=True, subsystems=[wanted])
     done = exporting.module("spdk_nvmf_subsystem", subsystems=[wanted])
     assert done["rc"] == 0 and done["diff"] == predicted["diff"], done
-    assert ana(exporting) == {str(port): "optimized", str(port + 1): "non_optimized"}
+    assert ana(exporting) == {str(ports[0]): "optimized", str(ports[1]): "non_optimized"}
     assert exporting.module("spdk_nvmf_subsystem", subsystems=[wanted])["changed"] is False
 
     # The one that opens goes first: a host that has a way keeps one.
-    other = exporting.module("spdk_nvmf_subsystem", subsystems=[two_ways(port, "inaccessible", "optimized")])
-    assert [entry["name"].split()[-1] for entry in other["outcome"]["applied"]] == [str(port + 1), str(port)]
+    other = exporting.module("spdk_nvmf_subsystem", subsystems=[two_ways(ports, "inaccessible", "optimized")])
+    assert [entry["name"].split()[-1] for entry in other["outcome"]["applied"]] == [str(ports[1]), str(ports[0])]
     assert actions(other) == ["update listener"] * 2
-    assert ana(exporting) == {str(port): "inaccessible", str(port + 1): "optimized"}
+    assert ana(exporting) == {str(ports[0]): "inaccessible", str(ports[1]): "optimized"}
 
-    silent = declare(port, listeners=[{"traddr": "127.0.0.1", "trsvcid": port}])
+    silent = declare(ports[0], listeners=[{"traddr": "127.0.0.1", "trsvcid": ports[0]}])
     assert exporting.module("spdk_nvmf_subsystem", subsystems=[silent])["changed"] is False
 
 
-def test_a_subsystem_that_tells_no_ana_states_is_not_made_to(exporting: Node, port: int) -> None:
-    exporting.module("spdk_nvmf_subsystem", subsystems=[declare(port)])
-    refused = exporting.module("spdk_nvmf_subsystem", subsystems=[two_ways(port, "optimized", "non_optimized")])
+def test_a_subsystem_that_tells_no_ana_states_is_not_made_to(exporting: Node, ports: tuple[int, int]) -> None:
+    exporting.module("spdk_nvmf_subsystem", subsystems=[declare(ports[0])])
+    refused = exporting.module("spdk_nvmf_subsystem", subsystems=[two_ways(ports, "optimized", "non_optimized")])
     assert refused["failed"] and refused["changed"] is False
     assert "exists with ana_reporting False, wanted True: it cannot be changed, delete the subsystem" in refused["msg"]
 
 
-def test_ana_states_of_a_subsystem_without_namespaces_are_known(exporting: Node, port: int) -> None:
-    wanted = {**two_ways(port, "optimized", "non_optimized"), "namespaces": []}
+def test_ana_states_of_a_subsystem_without_namespaces_are_known(exporting: Node, ports: tuple[int, int]) -> None:
+    wanted = {**two_ways(ports, "optimized", "non_optimized"), "namespaces": []}
     assert exporting.module("spdk_nvmf_subsystem", subsystems=[wanted])["rc"] == 0
     assert exporting.module("spdk_nvmf_subsystem", subsystems=[wanted])["changed"] is False
     told = exporting.module("spdk_info", gather=["listeners"])["spdk"]
