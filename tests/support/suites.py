@@ -18,8 +18,9 @@ from .commands import Failure, stream
 
 @dataclass(frozen=True)
 class Suite:
-    """``lane``: suites that cannot run at the same time have the same one. ``after``: it waits for that one, which is in
-    another lane."""
+    """``lane``: suites that cannot run at the same time have the same one. ``after``: it waits for that one, of another
+    lane.
+    """
 
     run: Callable[[Results], None]
     lane: str = ""
