@@ -28,7 +28,7 @@ def measure(report: Report, lab: Lab) -> None:
         "up": {"action": "create", "before": [up["st1"], up["ipu1"]], "after": [], "guest": seen(lab, DISKS)},
         "down": {"action": "delete", "before": [], "after": [down["ipu1"], down["st1"]], "guest": seen(lab, 0)},
     }
-    sma = {"sma": f"unix:{RUN_DIR}/ipu1/sma/sma.sock", "volumes": volumes}
+    sma = {"sma": f"unix:{RUN_DIR}/ipu1/sma/sma.sock:8080", "volumes": volumes}
     states = {"up": "attached", "down": "absent"}
     ours: dict[str, list[float]] = {way: [] for way in states}
     bare: dict[str, list[float]] = {way: [] for way in states}
