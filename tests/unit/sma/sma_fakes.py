@@ -173,8 +173,8 @@ class FakeSpdk:
 class FakeQemu:
     """QEMU's QMP monitor on a loopback port, or a unix socket, with a guest of adjustable manners.
 
-    `devices`, `characters`, `nodes` (of block): id → the arguments they were made with. `guest`: what it does when asked
-    to release a device: `release`, `ignore` or `refuse`. `refuse_device_add`: QEMU's words, or "".
+    `devices`, `characters`, `nodes` (of block): id → the arguments they were made with. `guest`: what it does when
+    asked to release a device: `release`, `ignore` or `refuse`. `refuse_device_add`: QEMU's words, or "".
     """
 
     def __init__(self, spdk: FakeSpdk, place: int | Path = 0) -> None:
