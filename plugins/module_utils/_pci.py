@@ -59,6 +59,12 @@ def addresses(path: str) -> list[str]:
     return [part for part in path.split("/") if ADDRESS.fullmatch(part)]
 
 
+def device_of_path(path: str) -> str:
+    """The path of the last PCI device on a path below /sys/devices; the whole path where there is none."""
+    found = addresses(path)
+    return path[: path.rindex(found[-1]) + len(found[-1])] if found else path
+
+
 def place_of_path(path: str) -> Place | None:
     """Where the PCI device of a sysfs path sits; null for a device that is not behind a bridge."""
     found = addresses(path)
