@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
-from conftest import Sma
 from sma_fakes import FakeQemu, FakeSpdk
 from test_sma_nvme import NQN, started
 
 Module = Callable[..., dict[str, Any]]
 
 
-def module_of(sma: Sma, spdk: FakeSpdk) -> Module:
+def module_of(sma: Any, spdk: FakeSpdk) -> Module:
     connection = {"address": sma.address, "rpc_socket": str(spdk.path), "rpc_timeout": 10.0, "timeout": 20.0}
 
     def module(*devices: dict[str, Any], check: bool = False) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def module_of(sma: Sma, spdk: FakeSpdk) -> Module:
 
 
 @pytest.fixture
-def vfiouser(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Module]:
+def vfiouser(make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Module]:
     qemu.version = (11, 1)
     sma = make_sma(spdk.path, qemu.port, manager="ipdk_vfiouser", hot_unplug=True)
     for _client in started(sma):
@@ -36,7 +35,7 @@ def vfiouser(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> It
 
 
 @pytest.fixture
-def qemu_nvme(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Module]:
+def qemu_nvme(make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[Module]:
     sma = make_sma(spdk.path, qemu.port, manager="ipdk_qemu_nvme")
     for _client in started(sma):
         yield module_of(sma, spdk)

@@ -14,29 +14,28 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _sma
-from conftest import Sma
 from sma_fakes import FakeQemu, FakeSpdk
 
 NQN = "nqn.2022-06.io.ipdk:device:"
 
 
 @pytest.fixture
-def qemu_nvme(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[_sma.Client]:
+def qemu_nvme(make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu) -> Iterator[_sma.Client]:
     yield from started(make_sma(spdk.path, qemu.port, manager="ipdk_qemu_nvme", qmp_timeout=1, unplug_timeout=0.5))
 
 
 @pytest.fixture
-def vfiouser_sma(make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu) -> Sma:
+def vfiouser_sma(make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu) -> Any:
     qemu.version = (11, 1)
     return make_sma(spdk.path, qemu.port, manager="ipdk_vfiouser", qmp_timeout=1, unplug_timeout=0.5, hot_unplug=True)
 
 
 @pytest.fixture
-def vfiouser(vfiouser_sma: Sma) -> Iterator[_sma.Client]:
+def vfiouser(vfiouser_sma: Any) -> Iterator[_sma.Client]:
     yield from started(vfiouser_sma)
 
 
-def started(sma: Sma) -> Iterator[_sma.Client]:
+def started(sma: Any) -> Iterator[_sma.Client]:
     sma.start(wait=False)
     with _sma.Client(sma.address, timeout=20) as client:
         _wait(client)
@@ -200,7 +199,7 @@ class TestVfiouser:
         assert not (tmp_path / "sma-0.vfiouser").exists()
 
     def test_a_device_with_volumes_stays_whatever_sma_remembers(
-        self, vfiouser_sma: Sma, vfiouser: _sma.Client, spdk: FakeSpdk
+        self, vfiouser_sma: Any, vfiouser: _sma.Client, spdk: FakeSpdk
     ) -> None:
         volume = spdk.add_bdev("st1n1")
         handle = create(vfiouser, volume, 0)
@@ -242,7 +241,7 @@ class TestVfiouser:
         assert qemu.commands == ["qmp_capabilities", "qom-list", "device_del", "device_add"]
 
     def test_no_unplug_where_qemu_would_end_itself(
-        self, make_sma: Callable[..., Sma], spdk: FakeSpdk, qemu: FakeQemu
+        self, make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu
     ) -> None:
         qemu.version = (11, 1)
         for client in started(make_sma(spdk.path, qemu.port, manager="ipdk_vfiouser")):
@@ -264,7 +263,7 @@ class TestVfiouser:
     ],
 )
 def test_parameters_that_cannot_be_right(
-    make_sma: Callable[..., Sma], spdk: FakeSpdk, manager: str, params: dict[str, Any], complaint: str
+    make_sma: Callable[..., Any], spdk: FakeSpdk, manager: str, params: dict[str, Any], complaint: str
 ) -> None:
     sma = make_sma(spdk.path, **{"qmp_port": 5555, **params}, manager=manager)
     process: subprocess.Popen[bytes] = sma.start(wait=False)
