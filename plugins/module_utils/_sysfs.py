@@ -54,9 +54,7 @@ class Sysfs:
     def disk_names(self) -> list[str]:
         """Names of the disks, in the order in which they are named: vdb before vdaa."""
         names = [
-            name
-            for name in self.list("sys/block")
-            if not name.startswith(VIRTUAL) and not NVME_PATH.fullmatch(name)
+            name for name in self.list("sys/block") if not name.startswith(VIRTUAL) and not NVME_PATH.fullmatch(name)
         ]
         return sorted(names, key=lambda name: [len(name), name])
 
@@ -125,6 +123,24 @@ class Sysfs:
         swaps = self._swaps()
         opened = self._open()
         return [self._disk(name, bridges, links, mounts, swaps, opened) for name in self.disk_names()]
+
+    def nvme_controllers(self, bridges: list[str]) -> list[dict[str, Any]]:
+        """The host's NVMe controllers on PCI, those without a namespace among them. ``bridges``: see :mod:`_pci`."""
+        found = []
+        for name in sorted(self.list("sys/class/nvme"), key=lambda name: [len(name), name]):
+            device = os.path.realpath(self.path("sys/class/nvme", name))
+            addresses = _pci.addresses(device)
+            place = _pci.place_of_path(device)
+            if addresses:
+                found.append(
+                    {
+                        "name": name,
+                        "serial": self.read("sys/class/nvme", name, "serial"),
+                        "pci_address": addresses[-1],
+                        "handle": _pci.handle_of_place(place, bridges, "nvme") if place else None,
+                    }
+                )
+        return found
 
     def _disk(
         self,

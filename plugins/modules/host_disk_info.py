@@ -137,6 +137,29 @@ disks:
       type: list
       elements: str
       sample: ["fio (811)"]
+nvme_controllers:
+  description: >-
+    The NVMe controllers on PCI, those without a namespace among them, whatever O(serials) and O(handles) say.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The kernel's name.
+      type: str
+      sample: nvme0
+    serial:
+      description: The serial, or null.
+      type: str
+      sample: st1n1
+    pci_address:
+      description: Address of the PCI device.
+      type: str
+      sample: "0000:01:00.0"
+    handle:
+      description: The device handle that belongs to this place on the PCI bus, or null.
+      type: str
+      sample: nvme:sma-0
 missing:
   description: Serials of O(present) that did not appear in time.
   returned: always
@@ -199,6 +222,7 @@ def main() -> None:
     result = {
         "changed": False,
         "disks": disks,
+        "nvme_controllers": sysfs.nvme_controllers(bridges),
         "missing": missing,
         "still_there": still_there,
         "too_small": too_small,

@@ -102,8 +102,9 @@ def remove_orphans(ipu: str, disks: list[Disk], sides: Sides) -> list[Step]:
     uuids = {disk.uuid for disk in disks}
     wanted |= {name for name, bdev in state.bdevs.items() if bdev["uuid"] in uuids}
     steps = []
-    # SPDK does not know whether a guest has an NVMe device. One without a volume may be there, and nobody sees it.
-    unseen = {slot for slot, interface in state.interfaces.items() if interface == "nvme"} - {*state.empty.values()}
+    # SPDK does not know whether a guest has an NVMe device. One without a volume is no disk there, but a controller.
+    unseen = {slot for slot, interface in state.interfaces.items() if interface == "nvme"}
+    unseen -= {slot for serial, slot in state.empty.items() if serial in sides.controllers.get(host, {serial})}
     for slot in sorted(state.unplugged | unseen):
         behind = state.devices[slot]
         if behind is None or (behind not in wanted and state.served[slot] not in sides.hosts[host]):

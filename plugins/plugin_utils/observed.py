@@ -12,7 +12,7 @@
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
                "vhost_controllers": vhost_get_controllers, of an IPU that shows NVMe disks "subsystems" or
                "nbd_disks": nbd_get_disks, too},
-     "host1": {"disks": what the module host_disk_info returns}}
+     "host1": {"disks", "nvme_controllers": what the module host_disk_info returns}}
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ class Ipu:
 class Sides:
     """The three sides as far as they have answered, and what the inventory declares of them (``nodes``).
 
-    ``hosts``: a host's disks by serial; ``ipu_host``: the host behind an IPU; ``kept``: the declarations that nodes
-    keep; ``stores``: the lvol stores that targets declare; ``volumes``: by target, the bdevs that are volumes of ours →
-    the names of their virtual disks.
+    ``hosts``: a host's disks by serial; ``controllers``: the serials of its NVMe controllers; ``ipu_host``: the host
+    behind an IPU; ``kept``: the declarations that nodes keep; ``stores``: the lvol stores that targets declare;
+    ``volumes``: by target, the bdevs that are volumes of ours → the names of their virtual disks.
     """
 
     def __init__(self, nodes: dict[str, Any], observed: dict[str, Any]) -> None:
@@ -170,6 +170,11 @@ class Sides:
             name: {disk["serial"]: disk for disk in observed[name]["disks"] if disk.get("serial")}
             for name in nodes["hosts"]
             if observed.get(name)
+        }
+        self.controllers = {
+            name: {controller["serial"] for controller in observed[name]["nvme_controllers"]}
+            for name in self.hosts
+            if "nvme_controllers" in observed[name]
         }
         self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
         self.kept = {

@@ -60,6 +60,8 @@ class FakeRoot:
         controller = function / "nvme" / f"nvme{number}"
         controller.mkdir(parents=True)
         (controller / "serial").write_text(f"{serial:<20}\n")
+        (self.path / "sys/class/nvme").mkdir(parents=True, exist_ok=True)
+        (self.path / f"sys/class/nvme/nvme{number}").symlink_to(controller)
         drivers = self.path / "sys/bus/pci/drivers/nvme"
         drivers.mkdir(parents=True, exist_ok=True)
         (function / "driver").symlink_to(drivers)

@@ -69,6 +69,15 @@ def test_nvme_namespaces(root: FakeRoot, sysfs: _sysfs.Sysfs, multipath: bool) -
     ]
 
 
+def test_nvme_controllers_without_a_namespace_too(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_nvme(0, "st1n1", "0000:00:10.0/0000:01:05.0", namespaces=0)
+    root.add_nvme(10, "own", "0000:00:04.0", multipath=True)
+    assert sysfs.nvme_controllers(BRIDGES) == [
+        {"name": "nvme0", "serial": "st1n1", "pci_address": "0000:01:05.0", "handle": "nvme:sma-5"},
+        {"name": "nvme10", "serial": "own", "pci_address": "0000:00:04.0", "handle": None},
+    ]
+
+
 def test_namespaces_of_one_controller_have_its_serial(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     root.add_nvme(0, "sma-40", "0000:00:11.0/0000:02:08.0", namespaces=3, multipath=True)
     root.add_disk("vda", "root")

@@ -120,6 +120,20 @@ class TestWhereTheDeviceStays:
         assert converge(world, disk("c"))["disks"][0]["physical_id"] == 2
         assert converge(world, disk("b", **NVME))["disks"][0]["physical_id"] == 1
 
+    def test_what_a_guest_that_was_started_anew_left_is_removed(self) -> None:
+        world = World(inventory("vfiouser", stays=True))
+        disks = [disk("a", **NVME, state="detached"), disk("b", **NVME)]
+        converge(world, disk("a", **NVME), disk("b", **NVME))
+        converge(world, *disks)
+        assert plan(world, *disks)["steps"] == [], "the running guest has the controller"
+        world.unplugged["ipu1"] = {0, 1}
+        planned = converge(world, *disks)
+        assert [(step["stage"], step["arguments"]["physical_id"]) for step in planned["steps"]] == [
+            ("unplug", 0),
+            ("attach", 1),
+        ]
+        assert (world.empty["ipu1"], world.devices["ipu1"]) == ({}, {1: "st1n2"})
+
     def test_slots_of_others_are_taken(self) -> None:
         world = World(inventory("vfiouser", stays=True, slots=1))
         converge(world, disk("a", **NVME))

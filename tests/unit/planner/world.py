@@ -184,7 +184,15 @@ class World:
                         {"serial": serial, **self.uses.get(serial, {})}
                         for slot, serial in self.devices[declared["ipu"]].items()
                         if slot not in self.unplugged[declared["ipu"]]
-                    ]
+                    ],
+                    "nvme_controllers": [
+                        {"serial": serial}
+                        for slot, serial in {
+                            **self.empty[declared["ipu"]],
+                            **{slot: self.devices[declared["ipu"]][slot] for slot in self.nvme[declared["ipu"]]},
+                        }.items()
+                        if slot not in self.unplugged[declared["ipu"]]
+                    ],
                 }
         return {node: answer for node, answer in answers.items() if node not in self.dead}
 
@@ -216,6 +224,10 @@ class World:
             assert item["volumes"] == [] and self.nvme[ipu][item["physical_id"]] == "vfiouser"
             self.empty[ipu][item["physical_id"]] = self.devices[ipu][item["physical_id"]]
         self.nvme[ipu].pop(item["physical_id"], None)
+        if self.empty[ipu].get(item["physical_id"]) and item["state"] == "absent":
+            assert item["physical_id"] in self.unplugged[ipu], "its QEMU would end itself"
+            del self.empty[ipu][item["physical_id"]]
+            return
         del self.devices[ipu][item["physical_id"]]
         self.gone.discard((ipu, item["physical_id"]))
 
