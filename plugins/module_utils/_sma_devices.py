@@ -254,9 +254,10 @@ class Devices:
         handle = device.handle
         left = [volume for volume in device.volumes if volume not in _wanted_volumes(item)]
         if left and (item["volume"] is None or len(device.volumes) > 1):
+            some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
             problem = (
-                f"devices[{index}]: {handle} has volumes still attached ({', '.join(left)}); name them in volumes, or "
-                "detach them first"
+                f"devices[{index}]: {handle} has volumes still attached ({some}); name them in volumes, or detach them "
+                "first"
             )
             plan.refusals.append(((handle,), problem))
         elif item["volume"] is not None and device.volume not in (None, item["volume"]):

@@ -169,9 +169,10 @@ class IpdkVfiouserDeviceManager(NvmeDevices):
     def _check_deletion(self, spdk: Any, name: str) -> None:
         volumes = self._volumes(spdk, name)
         if volumes:
+            some = ", ".join(volumes[:3]) + (f" and {len(volumes) - 3} more" if len(volumes) > 3 else "")
             raise DeviceException(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"{name}: it has volumes still attached ({', '.join(volumes)}); detach them first",
+                f"{name}: it has volumes still attached ({some}); detach them first",
             )
 
     # ---- QEMU's side
