@@ -194,6 +194,7 @@ class Devices:
         self.state = State({}, {})
         self._volumes = {volume for item in wanted if item["state"] == "present" for volume in _wanted_volumes(item)}
         self._wait = wait
+        self._going: dict[int, int] = {}
 
     def read(self, executor: Sides) -> State:
         """The state of SPDK, once the bdevs of the wanted volumes are there or the time for that is over."""
@@ -209,6 +210,11 @@ class Devices:
         """Deletes first, then creates in the order of the list, one a stage, because SMA serves one call at a time."""
         plan = Plan()
         self.placed = [self._find(item, current) for item in wanted]
+        for index, item in enumerate(wanted):
+            # Its volume may have been detached before the deletion failed; then it is still that device that has to go.
+            if item["state"] == "absent" and self.placed[index] is None:
+                self.placed[index] = self._going.get(index)
+        self._going = {index: slot for index, slot in enumerate(self.placed) if slot is not None}
         leaving: set[int] = set()
         for index, (item, there) in enumerate(zip(wanted, self.placed)):
             device = None if there is None else current.devices.get(there)

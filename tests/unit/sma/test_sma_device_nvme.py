@@ -123,3 +123,19 @@ def test_a_volume_is_wanted_once(qemu_nvme: Module, spdk: FakeSpdk) -> None:
     volume = spdk.add_bdev("st1n1")
     twice = [{"handle": f"nvme:sma-{number}", "volumes": [volume]} for number in (0, 1)]
     assert f"the volume {volume} is wanted more than once" in qemu_nvme(*twice)["msg"]
+
+
+def test_a_device_that_cannot_go_is_a_failure_though_its_volume_is_detached(
+    make_sma: Callable[..., Any], spdk: FakeSpdk, qemu: FakeQemu
+) -> None:
+    qemu.version = (11, 1)
+    volume = spdk.add_bdev("st1n1")
+    sma = make_sma(spdk.path, qemu.port, manager="ipdk_vfiouser")
+    for _client in started(sma):
+        module = module_of(sma, spdk)
+        module({"interface": "nvme", "volume": volume})
+        refused = module({"interface": "nvme", "volume": volume, "state": "absent"})
+        assert refused["failed"]
+        assert "QEMU 11.1 would end itself when this device is unplugged" in refused["msg"]
+        assert spdk.subsystems[NQN + "sma-0"]["namespaces"] == []
+        assert applied(module({"interface": "nvme", "volume": volume, "physical_id": 0})) == ["update sma-0"]
