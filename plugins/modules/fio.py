@@ -16,6 +16,8 @@ description:
   - Runs one fio process with all jobs on the host and returns what it measured, job by job.
   - Fails when a job could not do its work or read something else than it had written, and names the job.
   - Writes to nothing that O(allow_write) does not name, and to no disk that is in use.
+extends_documentation_fragment:
+  - ipdk.storage.progress
 attributes:
   check_mode:
     support: full
@@ -104,12 +106,6 @@ options:
       - How many seconds fio may take. Then it is ended and the module fails, with what each job has done so far.
     type: float
     default: 600.0
-  progress:
-    description: >-
-      Say every few seconds in the output of the play how far it is. It then runs in the background of its node,
-      and takes about a second longer.
-    type: bool
-    default: false
 """
 
 EXAMPLES = r"""

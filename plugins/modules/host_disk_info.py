@@ -177,62 +177,14 @@ too_small:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ipdk.storage.plugins.module_utils import _pci
-from ansible_collections.ipdk.storage.plugins.module_utils._sysfs import Sysfs
+from ansible_collections.ipdk.storage.plugins.module_utils._host_disks import ARGUMENTS, look
 
 
 def main() -> None:
-    strings = {"type": "list", "elements": "str"}
-    module = AnsibleModule(
-        argument_spec={
-            "serials": strings,
-            "handles": strings,
-            "present": {**strings, "default": []},
-            "absent": {**strings, "default": []},
-            "sizes": {"type": "dict", "default": {}},
-            "timeout": {"type": "float", "default": 30.0},
-            "bridges": strings,
-        },
-        supports_check_mode=True,
-    )
-    wanted = module.params
-    bridges = wanted["bridges"] or _pci.default_bridges()
-    both = sorted(set(wanted["present"]) & set(wanted["absent"]))
-    if both:
-        module.fail_json(msg=f"{', '.join(both)}: wanted present and absent at once")
-    try:
-        for handle in wanted["handles"] or []:
-            _pci.place_of_handle(handle, bridges)
-    except ValueError as error:
-        module.fail_json(msg=str(error))
-
-    sizes = {}
-    for serial, size in wanted["sizes"].items():
-        sizes[serial] = int(size) if str(size).isdecimal() else 0
-        if not sizes[serial]:
-            module.fail_json(msg=f"sizes: wanted bytes, a whole number above 0, for {serial}, got {size!r}")
-
-    sysfs = Sysfs()
-    missing, still_there, too_small = sysfs.wait(wanted["present"], wanted["absent"], sizes, wanted["timeout"])
-    disks = sysfs.disks(bridges)
-    if wanted["serials"] is not None:
-        disks = [disk for disk in disks if disk["serial"] in wanted["serials"]]
-    if wanted["handles"] is not None:
-        disks = [disk for disk in disks if disk["handle"] in wanted["handles"]]
-    result = {
-        "changed": False,
-        "disks": disks,
-        "nvme_controllers": sysfs.nvme_controllers(bridges),
-        "missing": missing,
-        "still_there": still_there,
-        "too_small": too_small,
-    }
-    if missing or still_there or too_small:
-        complaints = [f"not there: {', '.join(missing)}"] if missing else []
-        complaints += [f"not gone: {', '.join(still_there)}"] if still_there else []
-        grown = [f"{serial} (has {has} bytes, wanted {sizes[serial]})" for serial, has in too_small.items()]
-        complaints += [f"not grown: {', '.join(grown)}"] if grown else []
-        module.fail_json(msg=f"disks after {wanted['timeout']:g} s {'; '.join(complaints)}", **result)
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    result = look(module.params)
+    if result.pop("failed", False):
+        module.fail_json(**result)
     module.exit_json(**result)
 
 

@@ -22,6 +22,7 @@ description:
   - The devices come and go on the running host. Whether a disk is in use there is not looked at, see
     M(ipdk.storage.host_disk_info).
 extends_documentation_fragment:
+  - ipdk.storage.progress
   - ipdk.storage.sma
   - ipdk.storage.spdk
   - ipdk.storage.spdk.converges
@@ -88,12 +89,6 @@ options:
       - In check mode nothing is waited for.
     type: float
     default: 10.0
-  progress:
-    description: >-
-      Say every few seconds in the output of the play how far it is. It then runs in the background of its node,
-      and takes about a second longer.
-    type: bool
-    default: false
 seealso:
   - module: ipdk.storage.sma_info
   - module: ipdk.storage.spdk_nvme_controller

@@ -87,7 +87,8 @@ class FollowedAction(ActionBase):
 
 def sentence(node: str, told: dict[str, Any]) -> str:
     """What a module has told of itself, as a line of the log."""
-    return f"{node}: {told['what']} {told['done']} of {told['total']}, {told['name']}, {told['rate']}"
+    count = f" {told['done']} of {told['total']}" if told["total"] else ""
+    return f"{node}: {told['what']}{count}, {told['name']}, {told['rate']}"
 
 
 def _read(line: str) -> dict[str, Any]:

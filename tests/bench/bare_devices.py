@@ -22,8 +22,8 @@ def varint(number: int, value: int) -> bytes:
     return bytes((number << 3, value)) if value else b""
 
 
-def main() -> None:
-    address, action, volumes = sys.argv[1], sys.argv[2], sys.argv[3:]
+def act(address: str, action: str, volumes: list[str]) -> None:
+    """``action``: create or delete."""
     with grpc.insecure_channel(address) as channel:
         for number, volume in enumerate(volumes):
             if action == "create":
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    act(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -7,24 +7,30 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from support.rpc_relay import RpcRelay
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_DIR = Path("/run/ipdk")
 INVENTORY = "inventories/simulation"
 DISKS = 64
+COUNTED = {"spdk_rpc_socket": "{{ ipdk_node_run_dir }}/spdk/counted.sock"}
+"""Variables with which modules go through :meth:`Lab.relay`."""
 SSH_KEY = "/var/lib/ipdk/lab-ipdk/id_ed25519"
 KNOWN_HOSTS = "/var/lib/ipdk/lab-ipdk/known_hosts"
 
 
 class Lab:
-    """The lab of inventories/simulation. ``engine``: variables of every playbook that say which SPDK it runs."""
+    """The lab of an inventory. ``engine``: variables of every playbook that say which SPDK it runs."""
 
-    def __init__(self, engine: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Mapping[str, Any], inventory: str = INVENTORY) -> None:
         self.engine = dict(engine)
+        self.inventory = inventory
 
     def set_up(self) -> None:
         self.playbook("playbooks/lab.yml", "playbooks/deploy.yml")
@@ -39,7 +45,7 @@ class Lab:
 
         ``process_seconds``: of a command task, what its process took.
         """
-        command = ["ansible-playbook", "-i", INVENTORY, *names]
+        command = ["ansible-playbook", "-i", self.inventory, *names]
         if self.engine or variables:
             command += ["--extra-vars", json.dumps({**self.engine, **(variables or {})})]
         env = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"} if events else dict(os.environ)
@@ -54,6 +60,11 @@ class Lab:
 
     def rpc_socket(self, node: str) -> Path:
         return RUN_DIR / node / "spdk" / "spdk.sock"
+
+    def relay(self, node: str) -> RpcRelay:
+        """In front of a node's RPC socket, beside it."""
+        rpc_socket = self.rpc_socket(node)
+        return RpcRelay(str(rpc_socket.with_name("counted.sock")), str(rpc_socket))
 
     def rpc(self, node: str, method: str, **params: Any) -> Any:
         """The result of a method of a node's SPDK."""
@@ -74,8 +85,11 @@ class Lab:
 
     def guest(self, command: str) -> str:
         """What a command prints in the guest."""
+        return subprocess.check_output(self.guest_command(command), text=True)
+
+    def guest_command(self, command: str) -> list[str]:
         options = ["-i", SSH_KEY, "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "BatchMode=yes"]
-        return subprocess.check_output(["ssh", *options, "root@198.18.0.30", command], text=True)
+        return ["ssh", *options, "root@198.18.0.30", command]
 
 
 def virtual_disks(state: str, but_last: str = "") -> dict[str, Any]:
@@ -86,6 +100,12 @@ def virtual_disks(state: str, but_last: str = "") -> dict[str, Any]:
     ]
     items[-1]["state"] = but_last or state
     return {"virtual_disks": items, "ipdk_safe_mode": False}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
 
 
 def _tasks(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,18 +1,19 @@
-"""What a second run asks and does that finds everything as it is wanted."""
+"""What a second run asks, does and takes that finds everything as it is wanted."""
 
 from __future__ import annotations
 
-from support.rpc_relay import RpcRelay
+import subprocess
 
-from .lab import Lab, virtual_disks
-from .report import Report
+from .lab import COUNTED, ROOT, Lab, seconds, virtual_disks
+from .report import Pairs, Report
+
+ROUNDS = 3
 
 
 def measure(report: Report, lab: Lab) -> None:
     lab.disks("attached")
-    with relay(lab, "st1") as target, relay(lab, "ipu1") as ipu:
-        counted = {"spdk_rpc_socket": "{{ ipdk_node_run_dir }}/spdk/counted.sock"}
-        tasks = lab.playbook("playbooks/disks.yml", variables={**virtual_disks("attached"), **counted}, events=True)
+    with lab.relay("st1") as target, lab.relay("ipu1") as ipu:
+        tasks = lab.playbook("playbooks/disks.yml", variables={**virtual_disks("attached"), **COUNTED}, events=True)
         calls = {"st1": target.methods, "ipu1": ipu.methods}
     changed = [task["name"] for task in tasks if task["changed"]]
     assert not changed, f"a second run changed something: {changed}"
@@ -39,8 +40,24 @@ def measure(report: Report, lab: Lab) -> None:
         tasks=runs,
     )
 
+    measure_whole(report, lab)
 
-def relay(lab: Lab, node: str) -> RpcRelay:
-    """In front of a node's RPC socket, beside it."""
-    rpc_socket = lab.rpc_socket(node)
-    return RpcRelay(str(rpc_socket.with_name("counted.sock")), str(rpc_socket))
+
+def measure_whole(report: Report, lab: Lab) -> None:
+    ping = ["ansible", "-i", lab.inventory, "storage_targets:ipus:ipu_hosts", "-m", "ansible.builtin.ping"]
+    ours, theirs = [], []
+    for _unused in range(ROUNDS):
+        ours.append(seconds(lambda: lab.disks("attached")))
+        theirs.append(seconds(lambda: subprocess.run(ping, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)))
+    pairs = Pairs(ours, theirs)
+    our_seconds, ping_seconds = pairs.medians()
+    report.add(
+        "noop_playbook_ratio",
+        pairs.ratio,
+        "ratio",
+        "an unchanged disks.yml with 64 disks against `ansible -m ping` on the same three nodes; whole commands, "
+        "paired rounds, median",
+        our_seconds=our_seconds,
+        ping_seconds=ping_seconds,
+        rounds=pairs.ratios,
+    )

@@ -31,7 +31,8 @@ PACKAGES = {"spdk_packages": ["python3-cryptography"]}
 
 
 def images() -> set[str]:
-    return set(docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split())
+    """Those that carry an SPDK; others come and go beside this."""
+    return set(docker("image", "ls", "--filter", "reference=*/spdk", "--format", "{{.Repository}}:{{.Tag}}").split())
 
 
 class Target:

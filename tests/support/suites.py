@@ -18,10 +18,13 @@ from .commands import Failure, stream
 
 @dataclass(frozen=True)
 class Suite:
-    """``lane``: suites that cannot run at the same time have the same one."""
+    """``lane``: suites that cannot run at the same time have the same one. ``after``: it waits for that one, of another
+    lane.
+    """
 
     run: Callable[[Results], None]
     lane: str = ""
+    after: str = ""
 
 
 class Console:
@@ -151,10 +154,14 @@ def run_suites(
         lanes.setdefault(suite.lane, []).append(name)
     console = Console(alone=len(lanes) == 1)
     ended: dict[str, Results] = {}
+    over = {name: threading.Event() for name in suites}
     lock = threading.Lock()
 
     def work(names: list[str]) -> None:
         for name in names:
+            if suites[name].after in over:
+                assert suites[suites[name].after].lane != suites[name].lane, f"{name} would wait for ever"
+                over[suites[name].after].wait()
             results = Results(name, console, directory, environment)
             console.begins(name)
             start = time.monotonic()
@@ -167,6 +174,7 @@ def run_suites(
             with lock:
                 ended[name] = results
                 report([ended[each] for each in suites if each in ended])
+            over[name].set()
 
     # They end with this process: who interrupts it has interrupted their commands, too, and no next one shall begin.
     threads = [threading.Thread(target=work, args=(names,), daemon=True) for names in lanes.values()]

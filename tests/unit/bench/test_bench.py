@@ -88,7 +88,10 @@ def test_the_disks_of_the_lab() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["restore"], "no part is called restore; there are: module, volumes, devices, noop, emulator, reads"),
+        (
+            ["restore"],
+            "no part is called restore; there are: module, two_ipus, whole, volumes, devices, noop, emulator, reads",
+        ),
         (["--spdk-prefix", "/nowhere"], "/nowhere has no build/bin/spdk_tgt: name the directory of a built SPDK"),
     ],
 )

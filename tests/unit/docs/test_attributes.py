@@ -18,6 +18,8 @@ MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py
 ATTRIBUTES = ("check_mode", "diff_mode", "idempotent")
 LOOKS = "it only looks: there is nothing before and after"
 NOT_FULL = {
+    ("build_command", "diff_mode"): ("none", "what a command changes is unknown"),
+    ("build_command", "idempotent"): ("partial", "it is where the command says that there was nothing to do"),
     ("fio", "diff_mode"): ("none", "a disk's data is no text to compare"),
     ("fio", "idempotent"): ("none", "measuring twice is doing the I/O twice"),
     ("host_disk_info", "diff_mode"): ("N/A", LOOKS),
@@ -56,6 +58,7 @@ def test_no_module_is_skipped_in_check_mode(name: str) -> None:
     """A module that does not say that it supports check mode is skipped in it, before it does anything."""
     nothing = {"rpc_socket": "/nowhere/spdk.sock", "address": "unix:/nowhere/sma.sock:8080", "timeout": 1}
     lists = {
+        "build_command": {"what": "nothing", "argv": []},
         "fio": {"jobs": []},
         "sma_device": {"devices": []},
         "spdk_bdev": {"bdevs": []},

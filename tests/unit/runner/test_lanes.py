@@ -87,6 +87,26 @@ def test_suites_of_one_lane_do_not_meet(
     assert runner.main() == 0
 
 
+def test_a_suite_waits_for_one_of_another_lane(
+    runner: ModuleType, script: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches = script("watches", f"sleep 0.3 && mkdir {tmp_path}/seen\n")
+    suites = {
+        "waits": runner.Suite(runner.each(["rmdir", str(tmp_path / "seen")]), after="watches"),
+        "watches": runner.Suite(runner.each(watches), lane="lab"),
+        "alone": runner.Suite(runner.each(["true"]), after="one that is not run"),
+    }
+    monkeypatch.setattr(runner, "SUITES", suites)
+    assert runner.main() == 0
+
+
+def test_every_story_is_told_once(runner: ModuleType) -> None:
+    assert set(runner.OWN_LABS) == {"multi_ipu", "systemd"}
+    assert set(runner.SECOND_IPU) == {"move", "transparent"}
+    assert sorted(runner.OWN_LABS + runner.SECOND_IPU + runner.ONE_IPU) == runner.STORIES
+    assert {runner.SUITES[name].after for name in ("installation", "own labs")} == {"lab"}
+
+
 def test_skipped_ones_are_named_before_the_last_line(
     runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ mkdir "$work/result"
 # The kernel package is unpacked rather than installed: its maintainer scripts would build an initial RAM file system
 # that nobody uses. The hook's variables are for the shell that mmdebstrap starts.
 # shellcheck disable=SC2016
-mmdebstrap --quiet --variant=minbase --format=directory \
+mmdebstrap --verbose --variant=minbase --format=directory \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --aptopt='APT::Install-Recommends "false"' \

@@ -1,0 +1,103 @@
+"""host_disk_info through its action plugin: the light way and the module, which have to say the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.ipdk.storage.plugins.plugin_utils.light import answer, program
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Host:
+    """This machine; its Python is a script that notes how it was called."""
+
+    def __init__(self, path: Path) -> None:
+        self._python = path / "python"
+        self._calls = path / "calls"
+        self.interpreter(f'exec {sys.executable} "$@"')
+
+    def interpreter(self, then: str) -> None:
+        self._calls.write_text("")
+        self._python.write_text(f'#!/bin/sh\necho "called $*" >> {self._calls}\n{then}\n')
+        self._python.chmod(0o755)
+
+    def look(self, wanted: dict[str, Any], python: str = "") -> dict[str, Any]:
+        command = ["ansible", "localhost", "--connection=local", "--module-name=ipdk.storage.host_disk_info"]
+        variables = {"ansible_python_interpreter": python or str(self._python)}
+        command += ["--args", json.dumps({"timeout": 5, **wanted}), "--extra-vars", json.dumps(variables)]
+        environment = {
+            **os.environ,
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        }
+        environment["ANSIBLE_PIPELINING"] = "1"
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        try:
+            result: dict[str, Any] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+        except (ValueError, LookupError):
+            pytest.fail(done.stdout + done.stderr)
+        return result
+
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    return [disk["name"] for disk in result["disks"]]
+
+
+def test_both_ways_see_the_same(host: Host) -> None:
+    light = host.look({})
+    assert host.calls() == ["called -"], "one program, and no module"
+    host.interpreter(f'[ "$1" = - ] && exit 9; exec {sys.executable} "$@"')
+    module = host.look({})
+    assert host.calls()[0] == "called -" and len(host.calls()) > 1, "the program failed, and the module did the work"
+    assert names(light) == names(module)
+    assert {key: light[key] for key in ("missing", "still_there", "too_small", "changed")} == {
+        key: module[key] for key in ("missing", "still_there", "too_small", "changed")
+    }
+
+
+def test_what_is_not_there_is_named(host: Host) -> None:
+    result = host.look({"present": ["nobody"], "timeout": 0.1})
+    assert (result["failed"], result["msg"]) == (True, "disks after 0.1 s not there: nobody")
+    assert host.calls() == ["called -"]
+
+
+def test_an_option_that_is_none_is_refused_before_the_host_is_asked(host: Host) -> None:
+    assert "Unsupported parameters" in host.look({"serial": "st1n1"})["msg"]
+    assert host.calls() == []
+
+
+def test_a_host_without_its_python_hears_it_from_ansible(host: Host) -> None:
+    result = host.look({}, python="/nonexistent/python3")
+    assert result["failed"]
+    assert "/nonexistent/python3" in json.dumps(result)
+
+
+def test_a_program_is_whole_in_itself() -> None:
+    """Nothing of Ansible, and nothing from the machine but Python: isolated, without site-packages."""
+    text = program(
+        ("_pci", "_patient", "_sysfs", "_host_disks"), "look", {"bridges": None, "present": ["a"], "absent": ["a"]}
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=text, capture_output=True, text=True, check=True)
+    assert answer(done.stdout) == {"failed": True, "msg": "a: wanted present and absent at once"}
+
+
+@pytest.mark.parametrize("output", ["", "Traceback", "3", "Welcome\n"])
+def test_what_is_no_answer(output: str) -> None:
+    assert answer(output) is None
