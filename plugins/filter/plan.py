@@ -71,11 +71,13 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
         }
     for name in groups.get("ipus", []):
         own = hostvars[name].get("virtual_disks_node") or {}
-        declared["ipus"][name] = {key: own.get(key) for key in ("host_nqn", "max_disks", "keys_dir")}
+        keys = ("host_nqn", "max_disks", "keys_dir", "sockets_dir", "nvme", "nvme_stays")
+        declared["ipus"][name] = {key: own.get(key) for key in keys}
     for name in groups.get("ipu_hosts", []):
         declared["hosts"][name] = {
             "ipu": hostvars[name].get("host_ipu"),
             "access": hostvars[name].get("ipdk_host_access", "ssh"),
+            "qemu": (hostvars[name].get("virtual_disks_node") or {}).get("qemu") or None,
         }
     return declared
 

@@ -5,7 +5,7 @@
 """A node's declaration: all that its SPDK shall have, in one document.
 
     {"version": 1, "node": "st1", "transports": [...], "bdevs": [...], "subsystems": [...], "controllers": [...],
-     "crypto": [...], "qos": [...], "vhost_blk": [...]}
+     "crypto": [...], "qos": [...], "vhost_blk": [...], "nbd": [...]}
 
 An item is what the module of its family takes, without ``state``. The module ``spdk_target`` applies a declaration, and
 ``ipdk_node restore`` applies the one that a node keeps whenever its SPDK has started; both with what is here. Keys are
@@ -24,6 +24,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import BDEV, B
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import DECLARED, CryptoBdevs
 from ansible_collections.ipdk.storage.plugins.module_utils._files import write_private
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
+from ansible_collections.ipdk.storage.plugins.module_utils._nbd_disks import NBD, NbdDisks
 from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import CONTROLLER, Controllers
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import SUBSYSTEM, Subsystems
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_transports import TRANSPORT, Transports
@@ -57,6 +58,7 @@ SECTIONS = (
     Section("crypto", "name", DECLARED, CryptoBdevs.normalise, CryptoBdevs),
     Section("qos", "name", BDEV_QOS, BdevLimits.normalise, BdevLimits),
     Section("vhost_blk", "name", VHOST_BLK, VhostControllers.normalise, VhostControllers),
+    Section("nbd", "name", NBD, NbdDisks.normalise, NbdDisks),
 )
 _HEAD = ("version", "node")
 _PYTHON = {"str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": dict}

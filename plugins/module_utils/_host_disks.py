@@ -50,6 +50,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
     result = {
         "changed": False,
         "disks": disks,
+        "nvme_controllers": sysfs.nvme_controllers(bridges),
         "missing": missing,
         "still_there": still_there,
         "too_small": too_small,

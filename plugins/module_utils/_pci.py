@@ -4,7 +4,7 @@
 
 """From a device handle of SMA to the place on the host's PCI bus where its disk appears.
 
-SMA's vhost-blk manager plugs physical function ``n`` into slot ``n % 32`` of bridge ``n // 32``. Which PCI address a
+SMA's managers plug physical function ``n`` into slot ``n % 32`` of bridge ``n // 32``. Which PCI address a
 bridge has is the host's matter: the simulated host puts ``pci.ipdk.<n>`` at slot 0x10 + n of its root bus.
 """
 
@@ -17,7 +17,7 @@ SLOTS = 32
 """Of a PCI bus (PCI Local Bus Specification 3.0, section 3.2.2.3.4: five bits of device number)."""
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-HANDLE = re.compile(r"virtio_blk:sma-([0-9]+)")
+HANDLE = re.compile(r"(?:virtio_blk|nvme):sma-([0-9]+)")
 
 
 class Place(NamedTuple):
@@ -33,10 +33,11 @@ def default_bridges(count: int = 8) -> list[str]:
 
 
 def place_of_handle(handle: str, bridges: list[str]) -> Place:
-    """Raises ValueError for what is no handle of a virtio-blk device, or where there is no such bridge."""
+    """Raises ValueError for what is no handle of a device, or where there is no such bridge."""
     match = HANDLE.fullmatch(handle)
     if not match:
-        raise ValueError(f"{handle!r} is no handle of a virtio-blk device: wanted virtio_blk:sma-<physical id>")
+        wanted = "virtio_blk:sma-<physical id> or nvme:sma-<physical id>"
+        raise ValueError(f"{handle!r} is no handle of a device: wanted {wanted}")
     number, slot = divmod(int(match[1]), SLOTS)
     if number >= len(bridges):
         raise ValueError(
@@ -45,16 +46,23 @@ def place_of_handle(handle: str, bridges: list[str]) -> Place:
     return Place(bridges[number], slot)
 
 
-def handle_of_place(place: Place, bridges: list[str]) -> str | None:
-    """The other way round; null for a place that is not behind one of the bridges."""
+def handle_of_place(place: Place, bridges: list[str], protocol: str = "virtio_blk") -> str | None:
+    """The other way round; null for a place that is not behind one of the bridges. ``protocol``: SMA's word for what
+    sits there."""
     if place.bridge not in bridges:
         return None
-    return f"virtio_blk:sma-{bridges.index(place.bridge) * SLOTS + place.slot}"
+    return f"{protocol}:sma-{bridges.index(place.bridge) * SLOTS + place.slot}"
 
 
 def addresses(path: str) -> list[str]:
     """The PCI addresses on a path below /sys/devices, from the root to the device."""
     return [part for part in path.split("/") if ADDRESS.fullmatch(part)]
+
+
+def device_of_path(path: str) -> str:
+    """The path of the last PCI device on a path below /sys/devices; the whole path where there is none."""
+    found = addresses(path)
+    return path[: path.rindex(found[-1]) + len(found[-1])] if found else path
 
 
 def place_of_path(path: str) -> Place | None:

@@ -5,7 +5,8 @@
 """What the families share. A family says of one kind of object how it is identified, read, made, changed and removed.
 
 They are in ``_bdevs.py``, ``_crypto.py``, ``_lvols.py``, ``_nvmf_transports.py``, ``_nvmf_subsystems.py``,
-``_nvme_controllers.py``, ``_qos.py`` and ``_vhost_controllers.py``; ``_declaration.py`` puts them in order.
+``_nvme_controllers.py``, ``_qos.py``, ``_vhost_controllers.py`` and ``_nbd_disks.py``; ``_declaration.py`` puts them in
+order.
 
 ``normalise`` of a family checks a module's list and raises Refused with every problem that it finds, before anything is
 sent; ``plan`` works with what it returns. Facts about methods and parameters, and since which release they are there,

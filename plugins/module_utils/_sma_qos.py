@@ -118,6 +118,8 @@ def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
     for index, item in enumerate(items):
         where = f"devices[{index}]"
         physical_id = check_device(item, where, _LAST_ID, problems)
+        if str(item.get("handle")).startswith("nvme:"):
+            problems.append(f"{where}.handle: an NVMe device has no limits here, only a virtio-blk device")
         if item.get("physical_id") is None and item.get("handle") is None:
             problems.append(f"{where}: say which device: physical_id or handle")
         if not any(item.get(name) is not None for name in FIELDS):

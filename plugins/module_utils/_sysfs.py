@@ -22,6 +22,9 @@ VIRTUAL = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
 """Block devices that are no disks of their own."""
 UDEV = ("systemd-udevd", "(udev-worker)", "udevd")
 """They open every new disk for a moment; that is no use of it."""
+NVME_PATH = re.compile(r"nvme[0-9]+c[0-9]+n[0-9]+")
+"""One path to a namespace that may have several: hidden behind the disk ``nvme<m>n<k>``, and no disk of its own."""
+NVME_CONTROLLER = re.compile(r"nvme[0-9]+")
 
 POLL_SECONDS = 0.05
 
@@ -50,7 +53,9 @@ class Sysfs:
 
     def disk_names(self) -> list[str]:
         """Names of the disks, in the order in which they are named: vdb before vdaa."""
-        names = [name for name in self.list("sys/block") if not name.startswith(VIRTUAL)]
+        names = [
+            name for name in self.list("sys/block") if not name.startswith(VIRTUAL) and not NVME_PATH.fullmatch(name)
+        ]
         return sorted(names, key=lambda name: [len(name), name])
 
     def serial(self, name: str) -> str | None:
@@ -119,6 +124,24 @@ class Sysfs:
         opened = self._open()
         return [self._disk(name, bridges, links, mounts, swaps, opened) for name in self.disk_names()]
 
+    def nvme_controllers(self, bridges: list[str]) -> list[dict[str, Any]]:
+        """The host's NVMe controllers on PCI, those without a namespace among them. ``bridges``: see :mod:`_pci`."""
+        found = []
+        for name in sorted(self.list("sys/class/nvme"), key=lambda name: [len(name), name]):
+            device = os.path.realpath(self.path("sys/class/nvme", name))
+            addresses = _pci.addresses(device)
+            place = _pci.place_of_path(device)
+            if addresses:
+                found.append(
+                    {
+                        "name": name,
+                        "serial": self.read("sys/class/nvme", name, "serial"),
+                        "pci_address": addresses[-1],
+                        "handle": _pci.handle_of_place(place, bridges, "nvme") if place else None,
+                    }
+                )
+        return found
+
     def _disk(
         self,
         name: str,
@@ -133,9 +156,13 @@ class Sysfs:
             entry for entry in self.list("sys/block", name) if self.read("sys/block", name, entry, "partition")
         ]
         members = [name, *partitions]
+        if not _pci.addresses(device):
+            device = self._nvme_controller(name) or device
         addresses = _pci.addresses(device)
         place = _pci.place_of_path(device)
-        driver = self.path("sys/block", name, "device/driver")
+        protocol = "nvme" if name.startswith("nvme") else "virtio_blk"
+        drivers = [self.path("sys/block", name, "device/driver"), self.path(_pci.device_of_path(device), "driver")]
+        driver = next((each for each in drivers if os.path.exists(each)), None)
         by_id = links.get(name, [])
         serial = self.serial(name)
         return {
@@ -145,8 +172,8 @@ class Sysfs:
             "size_bytes": self.size_bytes(name),
             "block_size": int(self.read("sys/block", name, "queue/logical_block_size") or 512),
             "pci_address": addresses[-1] if addresses else None,
-            "handle": _pci.handle_of_place(place, bridges) if place else None,
-            "driver": os.path.basename(os.path.realpath(driver)) if os.path.exists(driver) else None,
+            "handle": _pci.handle_of_place(place, bridges, protocol) if place else None,
+            "driver": os.path.basename(os.path.realpath(driver)) if driver else None,
             "by_id": next((link for link in by_id if serial and link.endswith(serial)), by_id[0] if by_id else None),
             "wwid": self.read("sys/block", name, "wwid") or self.read("sys/block", name, "device/wwid"),
             "partitions": partitions,
@@ -160,6 +187,14 @@ class Sysfs:
             "open": None if opened is None else any(member in opened for member in members),
             "open_by": [] if opened is None else sorted({who for member in members for who in opened.get(member, [])}),
         }
+
+    def _nvme_controller(self, name: str) -> str | None:
+        """The path of the controller of an NVMe namespace that the kernel has put behind the subsystem; the first one
+        of several."""
+        for entry in self.list("sys/block", name, "device"):
+            if NVME_CONTROLLER.fullmatch(entry):
+                return os.path.realpath(self.path("sys/block", name, "device", entry))
+        return None
 
     def _links(self) -> dict[str, list[str]]:
         """Disk or partition → its links under /dev/disk/by-id."""

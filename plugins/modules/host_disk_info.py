@@ -13,7 +13,8 @@ version_added: 0.1.0
 author:
   - ipdk.storage contributors (@ipdk-io)
 description:
-  - Reads the host's block disks from sysfs, with serial, PCI address, links and uses. No other program is run.
+  - Reads the host's block disks, NVMe namespaces among them, from sysfs, with serial, PCI address, links and uses. No
+    other program is run.
   - Can wait until disks have appeared, disappeared or grown.
 extends_documentation_fragment:
   - ipdk.storage.spdk.looks
@@ -24,8 +25,8 @@ options:
     elements: str
   handles:
     description:
-      - Return only disks with one of these device handles (C(virtio_blk:sma-<physical id>), as
-        M(ipdk.storage.sma_device) returns them).
+      - Return only disks with one of these device handles (C(virtio_blk:sma-<physical id>) or
+        C(nvme:sma-<physical id>), as M(ipdk.storage.sma_device) returns them).
     type: list
     elements: str
   present:
@@ -84,7 +85,7 @@ disks:
       type: str
       sample: /dev/vdb
     serial:
-      description: The serial, or null.
+      description: The serial, or null. Of an NVMe namespace, that of its controller.
       type: str
       sample: st1n1
     size_bytes:
@@ -136,6 +137,29 @@ disks:
       type: list
       elements: str
       sample: ["fio (811)"]
+nvme_controllers:
+  description: >-
+    The NVMe controllers on PCI, those without a namespace among them, whatever O(serials) and O(handles) say.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The kernel's name.
+      type: str
+      sample: nvme0
+    serial:
+      description: The serial, or null.
+      type: str
+      sample: st1n1
+    pci_address:
+      description: Address of the PCI device.
+      type: str
+      sample: "0000:01:00.0"
+    handle:
+      description: The device handle that belongs to this place on the PCI bus, or null.
+      type: str
+      sample: nvme:sma-0
 missing:
   description: Serials of O(present) that did not appear in time.
   returned: always

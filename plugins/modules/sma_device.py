@@ -8,13 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sma_device
-short_description: Create and delete the virtio-blk devices that an IPU shows to its host
+short_description: Create and delete the virtio-blk and NVMe devices that an IPU shows to its host
 version_added: 0.1.0
 author:
   - ipdk.storage contributors (@ipdk-io)
 description:
-  - Brings a list of virtio-blk devices to the wanted state through SPDK's Storage Management Agent (SMA), with one
-    channel.
+  - Brings a list of virtio-blk and NVMe devices to the wanted state through SPDK's Storage Management Agent (SMA), with
+    one channel.
   - SMA has no call that lists devices, so the current state is read from the SPDK of the same IPU. A run that finds
     everything as wanted asks SMA nothing.
   - A device that is not in the list is left alone.
@@ -45,8 +45,33 @@ options:
             device, or protects against deleting another one.
         type: str
       handle:
-        description: SMA's name of a device, C(virtio_blk:sma-<physical_id>), instead of O(devices[].physical_id).
+        description: >-
+          SMA's name of a device, C(virtio_blk:sma-<physical_id>) or C(nvme:sma-<physical_id>), instead of
+          O(devices[].physical_id) and O(devices[].interface).
         type: str
+      interface:
+        description:
+          - What the host sees, a virtio-blk disk or an NVMe controller with namespaces. Slots are for both of them.
+          - V(nvme) needs a device manager of SMA that has NVMe devices, see the variable C(ipu_nvme) of the role
+            C(ipu). V(virtio-blk) is the default, except where O(devices[].handle) says it.
+        type: str
+        choices: [virtio-blk, nvme]
+      volumes:
+        description:
+          - UUIDs of the bdevs of an NVMe device that has several, or none yet. They are all that it shall have; each is
+            attached and detached while the device stays.
+          - Its serial number is then C(sma-<physical_id>). That of a device with O(devices[].volume) is its bdev's
+            name.
+          - Of an V(absent) device, those that are detached with it. An NVMe device with others is not deleted.
+          - Only by vfio-user. QEMU's own NVMe controller has the one volume that it was plugged with.
+        type: list
+        elements: str
+      replug:
+        description:
+          - Plug the device into its host again although SPDK has it. SPDK cannot tell whether a host is connected to an
+            NVMe device; of a virtio-blk device it can, and that is plugged again anyway.
+        type: bool
+        default: false
       state:
         description:
           - Whether the device is there. V(absent) unplugs it from the host and leaves the volume alone.
@@ -86,6 +111,15 @@ EXAMPLES = r"""
     devices:
       - handle: virtio_blk:sma-10
         state: absent
+
+- name: An NVMe controller with two namespaces
+  ipdk.storage.sma_device:
+    address: unix:/run/ipdk/ipu1/sma/sma.sock:8080
+    rpc_socket: /run/ipdk/ipu1/spdk/spdk.sock
+    devices:
+      - interface: nvme
+        physical_id: 11
+        volumes: [6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f03, 6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f04]
 """
 
 RETURN = r"""
@@ -103,16 +137,25 @@ devices:
       description: SMA's name of the device.
       type: str
       sample: virtio_blk:sma-0
+    interface:
+      description: V(virtio-blk) or V(nvme).
+      type: str
+      sample: virtio-blk
     volume:
-      description: UUID of the bdev.
+      description: UUID of the bdev; of an NVMe device with several, the first one.
       type: str
       sample: 6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f01
+    volumes:
+      description: UUIDs of all volumes of an NVMe device.
+      type: list
+      elements: str
     bdev:
       description: Name of the bdev; null while there is none with that UUID.
       type: str
       sample: st1n1
     serial:
-      description: The serial number that the host sees, the first 20 characters of the bdev's name.
+      description: >-
+        The serial number that the host sees, the first 20 characters of the bdev's name, or see O(devices[].volumes).
       type: str
       sample: st1n1
     state:
@@ -133,7 +176,7 @@ outcome:
   type: dict
   contains:
     applied:
-      description: The changes made. The action is V(create), V(replug) or V(delete).
+      description: The changes made. The action is V(create), V(update) (volumes), V(replug) or V(delete).
       type: list
       elements: dict
       sample: [{action: create, kind: device, name: sma-0}]
@@ -157,6 +200,9 @@ DEVICE = {
     "physical_id": {"type": "int"},
     "volume": {"type": "str"},
     "handle": {"type": "str"},
+    "interface": {"type": "str", "choices": ["virtio-blk", "nvme"]},
+    "volumes": {"type": "list", "elements": "str"},
+    "replug": {"type": "bool", "default": False},
     "state": STATE,
 }
 

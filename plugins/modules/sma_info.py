@@ -53,10 +53,18 @@ devices:
       description: SMA's name of the device.
       type: str
       sample: virtio_blk:sma-0
+    interface:
+      description: V(virtio-blk) or V(nvme).
+      type: str
+      sample: virtio-blk
     volume:
-      description: UUID of the bdev; null when the bdev is gone.
+      description: UUID of the bdev; null when the bdev is gone. Of an NVMe device with several, the first one.
       type: str
       sample: 6c3f1c3e-5a55-5f29-9e6c-8e3b2a1d4f01
+    volumes:
+      description: UUIDs of all volumes of an NVMe device.
+      type: list
+      elements: str
     bdev:
       description: Name of the bdev; null when it is gone.
       type: str
@@ -66,7 +74,7 @@ devices:
       type: str
       sample: st1n1
     connected:
-      description: Whether a QEMU is connected to the device.
+      description: Whether a QEMU is connected to the device; null for an NVMe device, of which SPDK cannot tell.
       type: bool
       sample: true
     limits:

@@ -29,6 +29,7 @@ options:
         of those without namespaces, which do not tell.
       - V(nvme_controllers) is the answer of C(bdev_nvme_get_controllers).
       - V(vhost_controllers) is the answer of C(vhost_get_controllers).
+      - V(nbd_disks) is the answer of C(nbd_get_disks).
       - V(lvol_stores) is the answer of C(bdev_lvol_get_lvstores); the volumes in them are among V(bdevs).
       - V(iostat) is the answer of C(bdev_get_iostat).
       - V(methods) is the answer of C(rpc_get_methods), restricted to what may be called now.
@@ -42,6 +43,7 @@ options:
       - listeners
       - nvme_controllers
       - vhost_controllers
+      - nbd_disks
       - lvol_stores
       - iostat
       - methods
@@ -94,6 +96,7 @@ SECTIONS = {
     "transports": ("nvmf_get_transports", None),
     "nvme_controllers": ("bdev_nvme_get_controllers", None),
     "vhost_controllers": ("vhost_get_controllers", None),
+    "nbd_disks": ("nbd_get_disks", None),
     "lvol_stores": ("bdev_lvol_get_lvstores", None),
     "iostat": ("bdev_get_iostat", None),
     "methods": ("rpc_get_methods", {"current": True}),

@@ -32,6 +32,7 @@ options:
       - The keys of C(crypto) are in files on the node, C(key_file). A document with a key in it is refused.
       - C(vhost_blk) is a list of vhost-user-blk controllers, each with its C(name), which is also the name of its
         socket, and its C(bdev).
+      - C(nbd) is a list of NBD disks, each with its C(name), which is SPDK's C(nbd_device), and its C(bdev).
       - C(version) is V(1), and C(node) is the name of the node, for whoever reads it.
     type: dict
     required: true

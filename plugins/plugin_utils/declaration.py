@@ -42,7 +42,9 @@ def edits(
     coming: list[Edit] = []
     for step in steps:
         if step["stage"] == "unplug":
-            going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{step['arguments']['physical_id']}"))
+            slot = step["arguments"]["physical_id"]
+            going.append(_edit(step["disk"], step["node"], "vhost_blk", f"sma-{slot}"))
+            going.append(_edit(step["disk"], step["node"], "nbd", items.nbd_device(slot, step["node"], nodes)))
             if step["kind"] == "orphan" and step["serial"]:
                 going += [_edit(None, step["node"], section, step["serial"]) for section in ("crypto", "qos")]
         elif step["stage"] in ("disconnect", "sever"):
@@ -77,9 +79,10 @@ def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str,
         here = disk.state == "attached" and ipu == disk.ipu
         if not here:
             gone += [
-                _edit(disk.name, ipu, "vhost_blk", controller["name"])
-                for controller in (kept.get(ipu) or {}).get("vhost_blk", [])
-                if controller["bdev"] in (*bdevs, *encrypted)
+                _edit(disk.name, ipu, section, device["name"])
+                for section in ("vhost_blk", "nbd")
+                for device in (kept.get(ipu) or {}).get(section, [])
+                if device["bdev"] in (*bdevs, *encrypted)
             ]
         if not here or not disk.encrypted:
             # Its limits go with the encrypted bdev. Those of the one below stay while that does.
@@ -107,14 +110,23 @@ def _remember(
             come.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, namespace, nqn=disk.nqn))
             come.append(_edit(disk.name, disk.ipu, "controllers", disk.target, items.controller(disk, nodes)))
     if disk.state == "attached":
-        controller = {"name": f"sma-{result['physical_id']}", "bdev": result["serial"]}
-        come.append(_edit(disk.name, disk.ipu, "vhost_blk", controller["name"], controller))
+        come += _device(disk, result, nodes)
         if disk.encrypted:
             item = items.encrypted(disk, bdev_name(disk.target, result["nsid"]), nodes)
             come.append(_edit(disk.name, disk.ipu, "crypto", item["name"], item))
         if disk.qos:
             come.append(_limits(disk, result["serial"], kept.get(disk.ipu)))
     return come
+
+
+def _device(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list[Edit]:
+    """What the device is behind. Of one by vfio-user nothing is kept: QEMU does not connect to it a second time."""
+    section, name = "vhost_blk", f"sma-{result['physical_id']}"
+    if disk.interface == "nvme":
+        section, name = "nbd", items.nbd_device(result["physical_id"], disk.ipu, nodes)
+        if nodes["ipus"][disk.ipu].get("nvme") != "qemu_nvme":
+            return []
+    return [_edit(disk.name, disk.ipu, section, name, {"name": name, "bdev": result["serial"]})]
 
 
 def _limits(disk: Disk, bdev: str, document: dict[str, Any] | None) -> Edit:

@@ -15,7 +15,12 @@ from ansible_collections.ipdk.storage.plugins.module_utils._qos import limits_of
 from ansible_collections.ipdk.storage.plugins.plugin_utils import leftovers
 from ansible_collections.ipdk.storage.plugins.plugin_utils.item_checks import NAME_PATTERN
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
-from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import BACKINGS, Disk, bdev_name
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    BACKINGS,
+    INTERFACES,
+    Disk,
+    bdev_name,
+)
 
 KEYS_VARIABLE = "virtual_disk_keys"
 """No SPDK tells its keys: the items of encrypted disks refer to this dictionary, name → ``{key, key2}``."""
@@ -76,6 +81,8 @@ def _item(disk: Disk, sides: Sides) -> dict[str, Any]:
         "target": disk.target,
         "host": disk.host,
     }
+    if disk.interface != INTERFACES[0]:
+        item.update(interface=disk.interface)
     if disk.physical_id is not None:
         item.update(physical_id=disk.physical_id)
     served, encrypted = _served(disk, sides)

@@ -22,6 +22,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._qos import LIMITS, c
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     BACKINGS,
+    INTERFACES,
     SERIAL_LENGTH,
     STATES,
     UNITS,
@@ -33,9 +34,10 @@ NODE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DIRECTORY_PATTERN = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9_.-]*)+")
 SIZE_PATTERN = re.compile(r"([0-9]+) ?(B|KiB|MiB|GiB|TiB)?")
 
-INTERFACES = ("virtio-blk",)
 BLOCK_SIZES = (512, 4096)
 ACCESS = ("ssh", "none")
+VFIO_USER_SUITES = ("trixie-backports",)
+"""Where Debian has a QEMU with vfio-user-pci."""
 
 ITEM_KEYS = (
     "name",
@@ -100,11 +102,8 @@ class Item:
         host, ipu = self._host()
         physical_id = self._physical_id(ipu)
         interface = self._choice(self.item, "interface", INTERFACES, "virtio-blk")
-        if self.item.get("interface") == "nvme":
-            self.errors.pop()
-            self.wrong(
-                "interface nvme is not supported yet: the IPU shows virtio-blk disks only. Use interface: virtio-blk."
-            )
+        if interface == "nvme" and ipu is not None:
+            self._nvme(host, ipu)
         state = self._choice(self.item, "state", STATES, "attached")
         qos = self._qos()
         key_mark = self._encryption()
@@ -141,7 +140,25 @@ class Item:
             clone_of,
             qos,
             key_mark,
+            interface,
         )
+
+    def _nvme(self, host: str, ipu: str) -> None:
+        """What an NVMe disk needs of its IPU and of its host's QEMU."""
+        manager, qemu = self.nodes["ipus"][ipu].get("nvme"), self.nodes["hosts"][host].get("qemu")
+        if not manager:
+            self.wrong(
+                f"interface: {ipu} shows no NVMe disks: no device manager of its SMA has them (ipu_nvme). "
+                "Use interface: virtio-blk."
+            )
+        elif manager == "vfiouser" and qemu is not None and qemu not in VFIO_USER_SUITES:
+            self.wrong(
+                f"interface: an NVMe disk of {ipu} needs a QEMU with vfio-user-pci (10.1 or newer), and that of {host} "
+                f"is Debian {qemu}'s. Set host_qemu_suite: {VFIO_USER_SUITES[0]} and make the lab anew, or use "
+                "interface: virtio-blk."
+            )
+        if self.item.get("qos"):
+            self.wrong("qos: an NVMe disk takes no limits. Leave them out, or use interface: virtio-blk.")
 
     def _store(self, target: str, size: int) -> tuple[str | None, bool]:
         """The lvol store of a disk, and whether the disk is thin."""

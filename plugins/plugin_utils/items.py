@@ -64,6 +64,11 @@ def key_file(name: str, ipu: str, nodes: dict[str, Any]) -> str:
     return f"{nodes['ipus'][ipu]['keys_dir']}/{name}.json"
 
 
+def nbd_device(physical_id: int, ipu: str, nodes: dict[str, Any]) -> str:
+    """The NBD disk behind an NVMe device of QEMU's own; as the device manager calls it."""
+    return f"{nodes['ipus'][ipu].get('sockets_dir') or ''}/sma-{physical_id}.nbd"
+
+
 def controller(disk: Disk, nodes: dict[str, Any]) -> Item:
     """Of spdk_nvme_controller."""
     first, *others = (

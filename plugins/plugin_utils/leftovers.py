@@ -56,6 +56,7 @@ def unlisted(disks: list[Disk], sides: Sides) -> list[Disk]:
                     shown = ipu.physical_id(bdev_name(target, nsid)) if ipu is not None else None
                     if shown is not None:
                         disk.physical_id = shown
+                        disk.interface = ipu.interfaces[shown]
                         disk.state = "attached"
             found.append(disk)
     return found
@@ -101,12 +102,17 @@ def remove_orphans(ipu: str, disks: list[Disk], sides: Sides) -> list[Step]:
     uuids = {disk.uuid for disk in disks}
     wanted |= {name for name, bdev in state.bdevs.items() if bdev["uuid"] in uuids}
     steps = []
-    for slot in sorted(state.unplugged):
+    # SPDK does not know whether a guest has an NVMe device. One without a volume is no disk there, but a controller.
+    unseen = {slot for slot, interface in state.interfaces.items() if interface == "nvme"}
+    unseen -= {slot for serial, slot in state.empty.items() if serial in sides.controllers.get(host, {serial})}
+    for slot in sorted(state.unplugged | unseen):
         behind = state.devices[slot]
         if behind is None or (behind not in wanted and state.served[slot] not in sides.hosts[host]):
             name = f"sma-{slot} ({sides.behind(ipu, slot)})"
             detail = f"{behind or 'its bdev is gone'}; no QEMU is connected"
             arguments = {"physical_id": slot, "state": "absent"}
+            if slot in unseen:
+                arguments["volumes"] = list(state.volumes(slot))
             steps.append(Step("unplug", ipu, "remove", "orphan", name, None, detail, arguments))
             steps += encryption.take(ipu, behind or "", None, sides)
     return steps

@@ -10,8 +10,9 @@
                "lvol_stores": bdev_lvol_get_lvstores (of a target that declares some),
                "listeners": nvmf_subsystem_get_listeners by NQN (of one that declares several paths)},
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
-               "vhost_controllers": vhost_get_controllers},
-     "host1": {"disks": what the module host_disk_info returns}}
+               "vhost_controllers": vhost_get_controllers, of an IPU that shows NVMe disks "subsystems" or
+               "nbd_disks": nbd_get_disks, too},
+     "host1": {"disks", "nvme_controllers": what the module host_disk_info returns}}
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
+from ansible_collections.ipdk.storage.plugins.module_utils import _lvols, _sma_devices
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import PRODUCT
 from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import Store, parse
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
@@ -93,7 +94,8 @@ class Ipu:
     ``served`` to that of the bdev that the device has: the same one, or the one that encrypts it.
 
     ``unplugged``: the physical ids of those that no QEMU is connected to, because the host was started anew.
-    ``encrypted``: NVMe bdevs → the bdevs that encrypt them.
+    ``encrypted``: NVMe bdevs → the bdevs that encrypt them. ``interfaces``: of the devices. ``empty``: serial numbers
+    of NVMe devices without a volume → their physical ids.
     """
 
     controllers: dict[str, dict[str, Any]]
@@ -102,6 +104,8 @@ class Ipu:
     unplugged: set[int]
     bdevs: dict[str, dict[str, Any]]
     encrypted: dict[str, str]
+    interfaces: dict[int, str]
+    empty: dict[str, int]
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Ipu:
@@ -111,14 +115,11 @@ class Ipu:
             for name, bdev in bdevs.items()
             if bdev["product_name"] == PRODUCT
         }
-        served: dict[int, str | None] = {}
-        unplugged = set()
-        for controller in state["vhost_controllers"]:
-            match = re.fullmatch(r"sma-([0-9]+)", controller["ctrlr"])
-            if match:
-                served[int(match[1])] = controller.get("backend_specific", {}).get("block", {}).get("bdev")
-                if not controller.get("sessions"):
-                    unplugged.add(int(match[1]))
+        found = _sma_devices.state_of(
+            state["vhost_controllers"], state["bdevs"], state.get("subsystems") or [], state.get("nbd_disks") or []
+        ).devices
+        served = {slot: device.bdev for slot, device in found.items()}
+        unplugged = {slot for slot, device in found.items() if device.connected is False}
         return cls(
             {controller["name"]: controller for controller in state["nvme_controllers"]},
             {slot: bases.get(bdev or "", bdev) for slot, bdev in served.items()},
@@ -126,6 +127,8 @@ class Ipu:
             unplugged,
             bdevs,
             {base: name for name, base in bases.items()},
+            {slot: device.interface for slot, device in found.items()},
+            {device.serial_number: slot for slot, device in found.items() if device.serial_number and not device.bdev},
         )
 
     def forget(self, controller: str) -> None:
@@ -142,6 +145,11 @@ class Ipu:
         matches = [(re.fullmatch(re.escape(controller) + "n([0-9]+)", name), bdev) for name, bdev in self.bdevs.items()]
         return {int(match[1]): bdev["uuid"] for match, bdev in matches if match}
 
+    def volumes(self, slot: int) -> list[str]:
+        """The UUIDs of what a device has."""
+        bdev = self.bdevs.get(self.served.get(slot) or "", {})
+        return [bdev["uuid"]] if bdev else []
+
     def physical_id(self, bdev: str) -> int | None:
         return next((physical_id for physical_id, behind in sorted(self.devices.items()) if behind == bdev), None)
 
@@ -149,9 +157,9 @@ class Ipu:
 class Sides:
     """The three sides as far as they have answered, and what the inventory declares of them (``nodes``).
 
-    ``hosts``: a host's disks by serial; ``ipu_host``: the host behind an IPU; ``kept``: the declarations that nodes
-    keep; ``stores``: the lvol stores that targets declare; ``volumes``: by target, the bdevs that are volumes of ours →
-    the names of their virtual disks.
+    ``hosts``: a host's disks by serial; ``controllers``: the serials of its NVMe controllers; ``ipu_host``: the host
+    behind an IPU; ``kept``: the declarations that nodes keep; ``stores``: the lvol stores that targets declare;
+    ``volumes``: by target, the bdevs that are volumes of ours → the names of their virtual disks.
     """
 
     def __init__(self, nodes: dict[str, Any], observed: dict[str, Any]) -> None:
@@ -162,6 +170,11 @@ class Sides:
             name: {disk["serial"]: disk for disk in observed[name]["disks"] if disk.get("serial")}
             for name in nodes["hosts"]
             if observed.get(name)
+        }
+        self.controllers = {
+            name: {controller["serial"] for controller in observed[name]["nvme_controllers"]}
+            for name in self.hosts
+            if "nvme_controllers" in observed[name]
         }
         self.ipu_host = {declared["ipu"]: name for name, declared in nodes["hosts"].items() if declared.get("ipu")}
         self.kept = {
@@ -205,6 +218,8 @@ class Sides:
     def behind(self, ipu: str, slot: int) -> str:
         """What the device in a slot is, in the operator's words."""
         bdev = self.ipus[ipu].devices.get(slot)
+        if slot in self.ipus[ipu].empty.values():
+            return f"sma-{slot}, an NVMe device without a volume"
         if bdev is None:
             return f"sma-{slot}, whose bdev is gone" if slot in self.ipus[ipu].devices else "another disk of this list"
         return self.volume_names(ipu).get(bdev, f"bdev {bdev}")

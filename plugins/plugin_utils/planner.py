@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._qos import shown_all
+from ansible_collections.ipdk.storage.plugins.module_utils._sma_devices import handle_of
 from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     capacity,
     declaration,
@@ -307,15 +308,18 @@ class _Planner:
         slot = self.sides.ipus[disk.ipu].physical_id(bdev)
         if slot is not None:
             encryption.check(disk, bdev, slot, self.sides)
-        if slot is not None and disk.physical_id not in (None, slot):
+        ipu = self.sides.ipus[disk.ipu]
+        if slot is not None and (disk.physical_id not in (None, slot) or disk.interface != ipu.interfaces[slot]):
             self._unplug(disk, disk.ipu, slot)
             slot = None
         self.steps += encryption.give(disk, bdev, self.sides)
+        arguments: dict[str, Any] = {} if disk.interface == "virtio-blk" else {"interface": disk.interface}
         if slot is None:
-            slot = free_slot(disk, self.sides, self.steps)
+            slot = free_slot(disk, serial, self.sides, self.steps)
             detail = serial
         elif slot in self.sides.ipus[disk.ipu].unplugged or (looked_at and serial not in self.sides.hosts[disk.host]):
             detail = f"{serial}: {disk.ipu} has the device, but {disk.host} does not"
+            arguments |= {"replug": True} if arguments else {}
         else:
             detail = ""
         if detail:
@@ -327,11 +331,11 @@ class _Planner:
                 f"{disk.name} (sma-{slot})",
                 disk,
                 detail,
-                {"physical_id": slot, "volume": disk.served_uuid, "state": "present"},
+                {"physical_id": slot, "volume": disk.served_uuid, "state": "present", **arguments},
                 host=disk.host if looked_at else None,
                 serial=serial,
             )
-        result.update(physical_id=slot, handle=f"virtio_blk:sma-{slot}")
+        result.update(physical_id=slot, handle=handle_of(slot, disk.interface))
         self.steps += limits.change(disk, serial, slot, self.sides)
         result["qos"] = shown_all({**limits.current(disk, serial, self.sides), **disk.qos})
 
@@ -393,6 +397,9 @@ class _Planner:
                     f"it is in use on {host} ({', '.join(uses)}) and is not unplugged. Release it there, or set "
                     "virtual_disks_force: true.",
                 )
+        arguments: dict[str, Any] = {"physical_id": slot, "volume": volume, "state": "absent"}
+        if self.sides.ipus[ipu].interfaces[slot] == "nvme" and self.nodes["ipus"][ipu].get("nvme_stays"):
+            arguments = {"physical_id": slot, "interface": "nvme", "volumes": [], "state": "present"}
         self._add(
             "unplug",
             ipu,
@@ -401,7 +408,7 @@ class _Planner:
             f"{disk.name} (sma-{slot})",
             disk,
             serial,
-            {"physical_id": slot, "volume": volume, "state": "absent"},
+            arguments,
             host=host if looked_at and serial in self.sides.hosts.get(host, {}) else None,
             serial=serial,
         )

@@ -25,7 +25,7 @@ def slot_wish(disk: Disk, sides: Sides) -> int | None:
     return slots[0] if slots else None
 
 
-def free_slot(disk: Disk, sides: Sides, steps: list[Step]) -> int:
+def free_slot(disk: Disk, wanted_serial: str, sides: Sides, steps: list[Step]) -> int:
     """The slot that the item names, or the lowest free one; refused where it is taken, or none is free."""
     slots = range(sides.nodes["ipus"][disk.ipu]["max_disks"])
     devices = sides.ipus[disk.ipu].devices
@@ -36,6 +36,9 @@ def free_slot(disk: Disk, sides: Sides, steps: list[Step]) -> int:
     # A slot that is freed in this very run is the last choice: it is free only if the unplugging succeeds.
     free = [slot for slot in slots if slot not in devices and slot not in claimed]
     free += [slot for slot in slots if slot in freed and slot not in claimed]
+    if disk.interface == "nvme":
+        # Its own device stayed, without a volume, when it was detached: its serial number is the disk's.
+        free = [slot for serial, slot in sides.ipus[disk.ipu].empty.items() if serial == wanted_serial] + free
     if disk.physical_id is None:
         if not free:
             raise Refused(

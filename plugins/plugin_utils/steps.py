@@ -126,8 +126,9 @@ def after_unplug(
     for step in planned["steps"]:
         slot = (step["node"], step["arguments"].get("physical_id"))
         if step["stage"] == "unplug":
+            left = "absent" if step["arguments"]["state"] == "absent" else "present"
             gone = any(
-                device["physical_id"] == slot[1] and device["state"] == "absent"
+                device["physical_id"] == slot[1] and device["state"] == left and not (device.get("volumes") or [])
                 for device in devices.get(slot[0]) or []
             )
             if not gone or step["serial"] in (still_there.get(step["host"]) or []):

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 STATES = ("attached", "detached", "absent")
 
+INTERFACES = ("virtio-blk", "nvme")
+
 BACKINGS = {"malloc": "Malloc disk", "aio": "AIO disk", "null": "Null disk", "lvol": "Logical Volume"}
 """Backing type → the ``product_name`` that SPDK gives such a bdev."""
 SERIAL_LENGTH = 20
-"""A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID); the rest of a name is cut off."""
+"""A virtio-blk serial is 20 bytes (virtio 1.2, section 5.2.6.1: VIRTIO_BLK_T_GET_ID), and so is an NVMe controller's
+(NVMe base specification, Identify Controller); the rest of a name is cut off."""
 MAX_NAMESPACES = 1024
 """Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
 CRYPTO_NAMESPACE = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
@@ -47,6 +50,9 @@ class Disk:
 
     key_mark: str | None = None
     """Of an encrypted disk, the fingerprint of its key; the key itself is in no plan."""
+
+    interface: str = "virtio-blk"
+    """What the host sees: one of INTERFACES."""
 
     @property
     def encrypted(self) -> bool:

@@ -53,6 +53,42 @@ class FakeRoot:
         if serial is not None and link:
             (self.path / f"dev/disk/by-id/virtio-{serial}").symlink_to(f"../../{name}")
 
+    def add_nvme(self, number: int, serial: str, pci: str, namespaces: int = 1, multipath: bool = False) -> None:
+        """A controller with namespaces, of 64 MiB. ``multipath``: the kernel puts them behind a subsystem, as it does
+        where the controller says that its subsystem may have others."""
+        function = self.path / "sys/devices/pci0000:00" / pci
+        controller = function / "nvme" / f"nvme{number}"
+        controller.mkdir(parents=True)
+        (controller / "serial").write_text(f"{serial:<20}\n")
+        (self.path / "sys/class/nvme").mkdir(parents=True, exist_ok=True)
+        (self.path / f"sys/class/nvme/nvme{number}").symlink_to(controller)
+        drivers = self.path / "sys/bus/pci/drivers/nvme"
+        drivers.mkdir(parents=True, exist_ok=True)
+        (function / "driver").symlink_to(drivers)
+        holder = controller
+        if multipath:
+            holder = self.path / f"sys/devices/virtual/nvme-subsystem/nvme-subsys{number}"
+            holder.mkdir(parents=True)
+            (holder / f"nvme{number}").symlink_to(controller)
+            (holder / "serial").write_text(f"{serial:<20}\n")
+        for nsid in range(1, namespaces + 1):
+            name = f"nvme{number}n{nsid}"
+            self._add_block(holder, name, device=holder)
+            (self.path / "dev" / name).touch()
+            if multipath:
+                self._add_block(controller, f"nvme{number}c{number}n{nsid}", device=controller)
+        (self.path / f"dev/disk/by-id/nvme-Ctrl_{serial}").symlink_to(f"../../nvme{number}n1")
+
+    def _add_block(self, parent: Path, name: str, device: Path) -> None:
+        block = parent / name
+        (block / "queue").mkdir(parents=True)
+        (block / "queue/logical_block_size").write_text("512\n")
+        (block / "size").write_text(f"{64 * 2048}\n")
+        (block / "dev").write_text(f"259:{self._minor}\n")
+        self._minor += 1
+        (block / "device").symlink_to(device)
+        (self.path / "sys/block" / name).symlink_to(block)
+
     def remove_disk(self, name: str) -> None:
         (self.path / "sys/block" / name).unlink()
 

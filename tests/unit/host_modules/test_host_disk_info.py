@@ -62,7 +62,7 @@ def test_handles_follow_the_bridges_that_are_named(root: FakeRoot) -> None:
 
 def test_what_is_no_handle_is_refused(root: FakeRoot) -> None:
     result = look(root, handles=["virtio_blk:sma-5", "sma-1"])
-    assert result["rc"] == 1 and "'sma-1' is no handle of a virtio-blk device" in result["msg"]
+    assert result["rc"] == 1 and "'sma-1' is no handle of a device" in result["msg"]
 
 
 def test_present_and_absent_at_once(root: FakeRoot) -> None:

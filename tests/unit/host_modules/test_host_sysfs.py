@@ -53,6 +53,41 @@ def test_all_that_is_known_of_a_disk(root: FakeRoot, sysfs: _sysfs.Sysfs, monkey
     }
 
 
+@pytest.mark.parametrize("multipath", [False, True])
+def test_nvme_namespaces(root: FakeRoot, sysfs: _sysfs.Sysfs, multipath: bool) -> None:
+    """QEMU's own controller shows its namespace directly, one of SPDK's subsystems behind that subsystem."""
+    root.add_nvme(3, "st1n1", "0000:00:10.0/0000:01:05.0", multipath=multipath)
+    disk = only(sysfs)
+    assert [disk[key] for key in ("name", "serial", "pci_address", "handle", "driver", "by_id", "size_bytes")] == [
+        "nvme3n1",
+        "st1n1",
+        "0000:01:05.0",
+        "nvme:sma-5",
+        "nvme",
+        "/dev/disk/by-id/nvme-Ctrl_st1n1",
+        64 << 20,
+    ]
+
+
+def test_nvme_controllers_without_a_namespace_too(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_nvme(0, "st1n1", "0000:00:10.0/0000:01:05.0", namespaces=0)
+    root.add_nvme(10, "own", "0000:00:04.0", multipath=True)
+    assert sysfs.nvme_controllers(BRIDGES) == [
+        {"name": "nvme0", "serial": "st1n1", "pci_address": "0000:01:05.0", "handle": "nvme:sma-5"},
+        {"name": "nvme10", "serial": "own", "pci_address": "0000:00:04.0", "handle": None},
+    ]
+
+
+def test_namespaces_of_one_controller_have_its_serial(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    root.add_nvme(0, "sma-40", "0000:00:11.0/0000:02:08.0", namespaces=3, multipath=True)
+    root.add_disk("vda", "root")
+    disks = sysfs.disks(BRIDGES)
+    assert [(disk["name"], disk["serial"], disk["handle"]) for disk in disks] == [
+        ("vda", "root", None),
+        *((f"nvme0n{nsid}", "sma-40", "nvme:sma-40") for nsid in (1, 2, 3)),
+    ]
+
+
 def test_a_root_disk_is_behind_no_bridge(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     root.add_disk("vda", None, "0000:00:03.0")
     disk = only(sysfs)
@@ -198,7 +233,7 @@ def test_handles_and_places(number: int, place: tuple[str, int]) -> None:
     ("handle", "message"),
     [
         ("sma-1", "is no handle"),
-        ("nvme:sma-1", "is no handle"),
+        ("nvmf_tcp:sma-1", "is no handle"),
         ("virtio_blk:sma-64", "behind bridge 2, but bridges names 2"),
     ],
 )

@@ -65,6 +65,10 @@ class World:
         """encrypted bdev → fingerprint of the key that the role has added"""
         self.limits: dict[str, dict[str, dict[str, int]]] = {ipu: {} for ipu in inventory["ipus"]}
         """limits of the IPU's bdevs by name, as SPDK has them"""
+        self.nvme: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        """NVMe devices among ``devices``, by slot: the manager that has made them"""
+        self.empty: dict[str, dict[int, str]] = {ipu: {} for ipu in inventory["ipus"]}
+        """NVMe devices without a volume, by slot: their serial numbers"""
         self.unplugged: dict[str, set[int]] = {ipu: set() for ipu in inventory["ipus"]}
         """devices that no QEMU is connected to"""
         self.gone: set[tuple[str, int]] = set()
@@ -156,6 +160,20 @@ class World:
                         "sessions": [] if slot in self.unplugged[ipu] else [{"vid": slot}],
                     }
                     for slot, bdev in self.devices[ipu].items()
+                    if slot not in self.nvme[ipu]
+                ],
+                "nbd_disks": [
+                    {"nbd_device": f"/run/{ipu}/sma-{slot}.nbd", "bdev_name": self.devices[ipu][slot]}
+                    for slot, manager in self.nvme[ipu].items()
+                    if manager == "qemu_nvme"
+                ],
+                "subsystems": [
+                    {
+                        "nqn": f"nqn.2022-06.io.ipdk:device:sma-{slot}",
+                        "serial_number": serial,
+                        "namespaces": [{"bdev_name": serial}] if slot in self.devices[ipu] else [],
+                    }
+                    for slot, serial in self._subsystems_of(ipu).items()
                 ],
             }
         for host, declared in self.inventory["hosts"].items():
@@ -166,9 +184,21 @@ class World:
                         {"serial": serial, **self.uses.get(serial, {})}
                         for slot, serial in self.devices[declared["ipu"]].items()
                         if slot not in self.unplugged[declared["ipu"]]
-                    ]
+                    ],
+                    "nvme_controllers": [
+                        {"serial": serial}
+                        for slot, serial in {
+                            **self.empty[declared["ipu"]],
+                            **{slot: self.devices[declared["ipu"]][slot] for slot in self.nvme[declared["ipu"]]},
+                        }.items()
+                        if slot not in self.unplugged[declared["ipu"]]
+                    ],
                 }
         return {node: answer for node, answer in answers.items() if node not in self.dead}
+
+    def _subsystems_of(self, ipu: str) -> dict[int, str]:
+        there = {slot: self.devices[ipu][slot] for slot, manager in self.nvme[ipu].items() if manager == "vfiouser"}
+        return {**self.empty[ipu], **there}
 
     def seen_by(self, ipu: str) -> dict[str, str]:
         """The IPU's NVMe bdevs, name → UUID."""
@@ -190,6 +220,14 @@ class World:
                     getattr(self, f"_{stage}")(node, item)
 
     def _unplug(self, ipu: str, item: dict[str, Any]) -> None:
+        if item["state"] == "present":
+            assert item["volumes"] == [] and self.nvme[ipu][item["physical_id"]] == "vfiouser"
+            self.empty[ipu][item["physical_id"]] = self.devices[ipu][item["physical_id"]]
+        self.nvme[ipu].pop(item["physical_id"], None)
+        if self.empty[ipu].get(item["physical_id"]) and item["state"] == "absent":
+            assert item["physical_id"] in self.unplugged[ipu], "its QEMU would end itself"
+            del self.empty[ipu][item["physical_id"]]
+            return
         del self.devices[ipu][item["physical_id"]]
         self.gone.discard((ipu, item["physical_id"]))
 
@@ -197,6 +235,9 @@ class World:
         there = {bdev["uuid"]: bdev["name"] for bdev in self.observed()[ipu]["bdevs"]}
         bdev = there[item["volume"]]
         assert self.devices[ipu].setdefault(item["physical_id"], bdev) == bdev
+        if item.get("interface") == "nvme":
+            self.nvme[ipu][item["physical_id"]] = self.inventory["ipus"][ipu]["nvme"]
+            assert self.empty[ipu].pop(item["physical_id"], bdev) == bdev
         self.unplugged[ipu].discard(item["physical_id"])
 
     def _crypto(self, ipu: str, item: dict[str, Any]) -> None:

@@ -82,6 +82,7 @@ class Sma:
         devices: Sequence[dict[str, Any]] = (),
         monitor: Path | None = None,
         packages: Path = Path(__file__).parent,
+        manager: str = "ipdk_vhost_blk",
         **params: Any,
     ) -> None:
         self.address = f"unix:{directory}/sma.sock:8080"
@@ -101,7 +102,7 @@ class Sma:
             "socket": str(rpc_socket),
             "crypto": {"name": crypto},
             "plugins": ["ipdk_sma", *plugins],
-            "devices": [{"name": "ipdk_vhost_blk", "params": params}, *devices],
+            "devices": [{"name": manager, "params": params}, *devices],
         }
         self._configuration.write_text(yaml.safe_dump(configuration))
 

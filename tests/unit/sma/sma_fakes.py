@@ -18,7 +18,7 @@ class FakeSpdk:
     """The vhost and bdev calls of SPDK that SMA and the modules make, on a unix socket.
 
     `bdevs`: name → UUID. `controllers`: name → bdev name. `connected`: the controllers that a guest is connected to.
-    `calls`: every method asked for, in order.
+    `disks`: NBD disks, path → bdev name. `subsystems`: by NQN. `calls`: every method asked for, in order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,6 +26,10 @@ class FakeSpdk:
         self.bdevs: dict[str, str] = {}
         self.controllers: dict[str, str | None] = {}
         self.connected: set[str] = set()
+        self.disks: dict[str, str] = {}
+        self.transports: list[str] = []
+        self.subsystems: dict[str, dict[str, Any]] = {}
+        self.limits: dict[str, Any] = {}
         self.calls: list[str] = []
         fake = self
 
@@ -112,18 +116,72 @@ class FakeSpdk:
         del self.controllers[params["ctrlr"]]
         return {"result": True}
 
+    def rpc_nbd_get_disks(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"result": [{"nbd_device": path, "bdev_name": bdev} for path, bdev in self.disks.items()]}
+
+    def rpc_nbd_start_disk(self, params: dict[str, Any]) -> dict[str, Any]:
+        if params["nbd_device"] in self.disks:
+            return {"error": {"code": -16, "message": "Device or resource busy"}}
+        self.disks[params["nbd_device"]] = params["bdev_name"]
+        return {"result": params["nbd_device"]}
+
+    def rpc_nbd_stop_disk(self, params: dict[str, Any]) -> dict[str, Any]:
+        if self.disks.pop(params["nbd_device"], None) is None:
+            return {"error": {"code": -19, "message": "No such device"}}
+        return {"result": True}
+
+    def rpc_nvmf_get_transports(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"result": [{"trtype": name} for name in self.transports]}
+
+    def rpc_nvmf_create_transport(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.transports.append(params["trtype"])
+        return {"result": True}
+
+    def rpc_nvmf_get_subsystems(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"result": list(self.subsystems.values())}
+
+    def rpc_nvmf_create_subsystem(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.subsystems[params["nqn"]] = {**params, "listen_addresses": [], "namespaces": []}
+        return {"result": True}
+
+    def rpc_nvmf_delete_subsystem(self, params: dict[str, Any]) -> dict[str, Any]:
+        del self.subsystems[params["nqn"]]
+        return {"result": True}
+
+    def rpc_nvmf_subsystem_add_listener(self, params: dict[str, Any]) -> dict[str, Any]:
+        if not Path(params["listen_address"]["traddr"]).is_dir():
+            return {"error": {"code": -32602, "message": "Invalid parameters"}}
+        self.subsystems[params["nqn"]]["listen_addresses"].append(params["listen_address"])
+        return {"result": True}
+
+    def rpc_nvmf_subsystem_add_ns(self, params: dict[str, Any]) -> dict[str, Any]:
+        namespaces = self.subsystems[params["nqn"]]["namespaces"]
+        nsid = next(number for number in range(1, 99) if number not in [each["nsid"] for each in namespaces])
+        namespaces.append({"nsid": nsid, **params["namespace"]})
+        return {"result": nsid}
+
+    def rpc_nvmf_subsystem_remove_ns(self, params: dict[str, Any]) -> dict[str, Any]:
+        subsystem = self.subsystems[params["nqn"]]
+        subsystem["namespaces"] = [each for each in subsystem["namespaces"] if each["nsid"] != params["nsid"]]
+        return {"result": True}
+
+    def rpc_bdev_set_qos_limit(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.limits = params
+        return {"result": True}
+
 
 class FakeQemu:
     """QEMU's QMP monitor on a loopback port, or a unix socket, with a guest of adjustable manners.
 
-    `devices`, `characters`: id → the arguments they were made with. `guest`: what it does when asked to release a
-    device: `release`, `ignore` or `refuse`. `refuse_device_add`: QEMU's words, or "".
+    `devices`, `characters`, `nodes` (of block): id → the arguments they were made with. `guest`: what it does when
+    asked to release a device: `release`, `ignore` or `refuse`. `refuse_device_add`: QEMU's words, or "".
     """
 
     def __init__(self, spdk: FakeSpdk, place: int | Path = 0) -> None:
         self.spdk = spdk
         self.devices: dict[str, dict[str, Any]] = {}
         self.characters: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, dict[str, Any]] = {}
         self.leaving: set[str] = set()
         self.guest = "release"
         self.refuse_device_add = ""
@@ -173,9 +231,14 @@ class FakeQemu:
         if command == "qmp_capabilities":
             return {"return": {}}, []
         if command == "qom-list":
-            return {"return": [{"name": "type", "type": "string"}, *({"name": name} for name in self.devices)]}, []
+            return {"return": [{"name": "type", "type": "string"}, *self.listed()]}, []
         if command == "query-chardev":
             return {"return": [{"label": name} for name in ["serial0", *self.characters]]}, []
+        if command == "blockdev-add":
+            self.nodes[arguments["node-name"]] = arguments
+            return {"return": {}}, []
+        if command == "blockdev-del":
+            return self.blockdev_del(arguments["node-name"]), []
         identity = arguments["id"]
         if command == "chardev-add":
             if identity in self.characters:
@@ -189,14 +252,26 @@ class FakeQemu:
                 return _refusal(f"Chardev '{identity}' not found"), []
             return {"return": {}}, []
         if command == "device_add":
-            if self.refuse_device_add or identity not in self.characters:
-                return _refusal(self.refuse_device_add or f"Property 'chardev' can't find value '{identity}'"), []
+            needed = {"vhost-user-blk-pci": ("chardev", self.characters), "nvme": ("drive", self.nodes)}
+            option, there = needed.get(arguments["driver"], ("", {identity: {}}))
+            if self.refuse_device_add or identity not in there:
+                return _refusal(self.refuse_device_add or f"Property '{option}' can't find value '{identity}'"), []
             self.devices[identity] = arguments
             self.spdk.connected.add(identity)
             return {"return": {}}, []
         if command == "device_del":
             return self.device_del(identity)
         return _refusal(f"The command {command} has not been found"), []
+
+    def listed(self) -> list[dict[str, str]]:
+        return [{"name": name, "type": f"child<{made['driver']}>"} for name, made in self.devices.items()]
+
+    def blockdev_del(self, name: str) -> dict[str, Any]:
+        if name in self.devices:
+            return _refusal(f"Node {name} is in use")
+        if self.nodes.pop(name, None) is None:
+            return _refusal(f"Failed to find node with node-name='{name}'")
+        return {"return": {}}
 
     def device_del(self, identity: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         if identity not in self.devices:

@@ -22,7 +22,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils import _sma, _sma_dev
 from sma_fakes import FakeQemu, FakeSpdk
 
 ROOT = Path(__file__).resolve().parents[3]
-READ = ["vhost_get_controllers", "bdev_get_bdevs"]
+READ = ["vhost_get_controllers", "bdev_get_bdevs", "nvmf_get_subsystems", "nbd_get_disks"]
 
 
 class Module:
@@ -132,7 +132,7 @@ def test_a_slot_that_is_freed_in_the_same_run_comes_last(module: Module, spdk: F
         ([{"volume": 1, "physical_id": 64}], {}, r"devices\[0\].physical_id: 64 is not between 0 and 63"),
         ([{"volume": 1, "physical_id": -1}], {}, "-1 is not between 0 and 63"),
         ([{"handle": "virtio_blk:sma-64", "state": "absent"}], {}, r"devices\[0\].handle: 64 is not between 0 and 63"),
-        ([{"handle": "virtio_blk:sma-1/../x", "state": "absent"}], {}, "is no handle of a virtio-blk device"),
+        ([{"handle": "virtio_blk:sma-1/../x", "state": "absent"}], {}, "is no handle of a device"),
         (
             [{"handle": "virtio_blk:sma-1", "physical_id": 2, "state": "absent"}],
             {},
@@ -278,7 +278,9 @@ def test_sma_info(spdk: FakeSpdk, module: Module) -> None:
         {
             "physical_id": 7,
             "handle": "virtio_blk:sma-7",
+            "interface": "virtio-blk",
             "volume": volume,
+            "volumes": [],
             "bdev": "a-bdev-with-quite-a-long-name",
             "serial": "a-bdev-with-quite-a-",
             "connected": True,
@@ -287,7 +289,9 @@ def test_sma_info(spdk: FakeSpdk, module: Module) -> None:
         {
             "physical_id": 9,
             "handle": "virtio_blk:sma-9",
+            "interface": "virtio-blk",
             "volume": None,
+            "volumes": [],
             "bdev": None,
             "serial": None,
             "connected": False,

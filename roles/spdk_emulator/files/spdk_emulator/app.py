@@ -35,6 +35,7 @@ FAMILIES = (
     ("nvme", "bdev_nvme"),
     ("nvmf", "nvmf"),
     ("vhost", "vhost"),
+    ("nbd", "nbd"),
 )
 """(attribute of the App, package) of every family, in the order in which they start."""
 

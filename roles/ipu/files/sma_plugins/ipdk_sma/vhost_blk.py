@@ -19,13 +19,10 @@ Names: controller, character device and QEMU device of physical id N are all cal
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -33,65 +30,29 @@ from spdk.rpc.client import JSONRPCException
 from spdk.sma import DeviceException, VhostBlkDeviceManager
 from spdk.sma.common import format_volume_id
 from spdk.sma.proto import sma_pb2
-from spdk.sma.volume import CryptoException, get_crypto_engine
 
+from .plugged import PAUSE_SECONDS, RELEASE_SECONDS, PluggedDevices, devices, reason
 from .qmp import Qmp, QmpAbsent, QmpError, QmpRefused
 
 LOG = logging.getLogger("ipdk_sma")
 
-HANDLE = re.compile(r"virtio_blk:(sma-[0-9]+)")
-PERIPHERAL = "/machine/peripheral"  # where QEMU keeps the devices that have an id
 GONE = "No such device"  # SPDK about a controller that does not exist
-RELEASE_SECONDS = 5.0  # QEMU and SPDK need a moment to let go of a character device and its socket
-PAUSE_SECONDS = 0.02
-# parameter: (default, least value)
-NUMBERS = {"reconnect": (1, 0), "qmp_timeout": (10, 0.1), "unplug_timeout": (30, 0.1)}
-PARAMETERS = {"buses", "qmp_addr", "qmp_port", "sock_path", *NUMBERS}
 
 
-class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
+class IpdkVhostBlkDeviceManager(PluggedDevices, VhostBlkDeviceManager):
     """See the module's text."""
+
+    kind = "virtio-blk"
+    driver = "vhost-user-blk-pci"
 
     def __init__(self, client: Callable[[], Any]) -> None:
         super().__init__(client)
         self.name = "ipdk_vhost_blk"
-        # Asked to go, not yet gone: QEMU would still list them, and the guest may release them at any time.
-        self._leaving: set[str] = set()
 
     def init(self, config: dict[str, Any] | None) -> None:
-        """Take the parameters.
-
-        buses: [{name, count}] PCI bridges of the guest, `count` slots each (32); physical ids count through them.
-        qmp_addr, qmp_port: QEMU's monitor, for SMA alone (127.0.0.1; the port has no default).
-        sock_path: the directory of SPDK's vhost sockets.
-        reconnect: whole seconds between two attempts of the guest to reach SPDK again; 0 never (1).
-        qmp_timeout: seconds for QEMU's answer to a command (10).
-        unplug_timeout: seconds that the guest may take to release a device (30).
-
-        Raises ValueError for what cannot be right.
-        """
-        config = dict(config or {})
-        unknown = sorted(set(config) - PARAMETERS)
-        if unknown:
-            raise ValueError(f"{self.name}: unknown parameters {', '.join(unknown)}")
-        if not isinstance(config.get("qmp_port"), int):
-            raise ValueError(f"{self.name}: qmp_port has to be a TCP port, not {config.get('qmp_port')!r}")
-        values = {}
-        for name, (default, least) in NUMBERS.items():
-            value = config.pop(name, default)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{self.name}: {name} has to be a number of at least {least}, not {value!r}")
-            values[name] = value
-        if values["reconnect"] != int(values["reconnect"]):
-            raise ValueError(f"{self.name}: reconnect has to be whole seconds, not {values['reconnect']!r}")
-        super().init(config)
-        self._reconnect = int(values["reconnect"])
-        self._qmp_timeout = float(values["qmp_timeout"])
-        self._unplug_timeout = float(values["unplug_timeout"])
-
-    def owns_device(self, id: str) -> bool:
-        """Whether `id` is a handle of this manager."""
-        return HANDLE.fullmatch(id) is not None
+        """Take the parameters, those of `PluggedDevices.take`. Raises ValueError for what cannot be right."""
+        self.take(config)
+        super().init(dict(config or {}))
 
     # ---- what SMA calls
 
@@ -102,10 +63,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         if volume is None:
             raise DeviceException(grpc.StatusCode.INVALID_ARGUMENT, f"{name}: a virtio-blk device needs a volume")
         with self._spdk() as spdk:
-            bdev = self._find_bdev(spdk, volume)
-            if bdev is None:
-                raise DeviceException(grpc.StatusCode.NOT_FOUND, f"{name}: there is no bdev with the UUID {volume}")
-            served = self._encrypted(volume) or bdev["name"]
+            served = self._served(spdk, name, volume)["name"]
             created = self._ensure_controller(spdk, name, served, volume)
             try:
                 with self._qemu() as qemu:
@@ -115,12 +73,12 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
                     self._roll_back(spdk, name)
                 raise self._failure(name, "plug", error) from error
         LOG.info("%s: created for %s", name, served)
-        return sma_pb2.CreateDeviceResponse(handle=f"{self.protocol}:{name}")
+        return sma_pb2.CreateDeviceResponse(handle=self.handle(name))
 
     def delete_device(self, request: Any) -> None:
         """Unplug the disk, wait until the guest has released it, then remove SPDK's controller. What is not there is
         fine."""
-        name = request.handle.split(":", 1)[1]
+        name = self.device_of(request.handle)
         with self._spdk() as spdk:
             try:
                 with self._qemu() as qemu:
@@ -137,28 +95,6 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         LOG.info("%s: deleted", name)
 
     # ---- SPDK's side
-
-    @contextmanager
-    def _spdk(self) -> Iterator[Any]:
-        """A connection to SPDK; what goes wrong on it becomes a gRPC error."""
-        try:
-            client = self._client()
-        except (JSONRPCException, OSError) as error:
-            raise DeviceException(grpc.StatusCode.UNAVAILABLE, f"SPDK does not answer: {_reason(error)}") from error
-        try:
-            with client:
-                yield client
-        except JSONRPCException as error:
-            raise DeviceException(grpc.StatusCode.INTERNAL, f"SPDK refused: {_reason(error)}") from error
-        except OSError as error:
-            raise DeviceException(grpc.StatusCode.UNAVAILABLE, f"the connection to SPDK broke: {error}") from error
-
-    def _encrypted(self, volume: str) -> str | None:
-        """The bdev that SMA's crypto engine has put on the volume, None where the volume is not encrypted."""
-        try:
-            return get_crypto_engine().get_crypto_bdev(volume)
-        except CryptoException as error:
-            raise DeviceException(error.code, error.message) from error
 
     def _ensure_controller(self, spdk: Any, name: str, bdev: str, volume: str) -> bool:
         """Have SPDK serve `bdev` as `name`; whether that had to be made."""
@@ -191,7 +127,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         try:
             return spdk.call("vhost_get_controllers", {"name": name})[0]
         except JSONRPCException as error:
-            if _reason(error) == GONE:
+            if reason(error) == GONE:
                 return None
             raise
 
@@ -200,18 +136,18 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         moment late that the guest has closed its socket."""
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
-            reason = "it is still there"
+            why = "it is still there"
             try:
                 spdk.call("vhost_delete_controller", {"ctrlr": name})
             except JSONRPCException as error:
-                reason = _reason(error)
-                if reason == GONE:
+                why = reason(error)
+                if why == GONE:
                     return
             if self._controller(spdk, name) is None:
                 return
             if time.monotonic() > deadline:
                 raise DeviceException(
-                    grpc.StatusCode.INTERNAL, f"{name}: unplugged, but SPDK does not remove its controller: {reason}"
+                    grpc.StatusCode.INTERNAL, f"{name}: unplugged, but SPDK does not remove its controller: {why}"
                 )
             time.sleep(PAUSE_SECONDS)
 
@@ -220,24 +156,14 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         try:
             spdk.call("vhost_delete_controller", {"ctrlr": name})
         except (JSONRPCException, OSError) as error:
-            LOG.warning("%s: the controller stays behind: %s", name, _reason(error))
+            LOG.warning("%s: the controller stays behind: %s", name, reason(error))
 
     # ---- QEMU's side
-
-    def _qemu(self) -> Qmp:
-        return Qmp(*self._qmp_addr, timeout=self._qmp_timeout)
 
     def _plug(self, qemu: Qmp, name: str, bus: str, slot: int) -> None:
         """Have the device in the guest; QmpRefused with QEMU's reason, and nothing left in QEMU."""
         plugged, connected = _present(qemu, name)
-        if not plugged:
-            self._leaving.discard(name)
-        elif name in self._leaving:
-            raise DeviceException(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"{name}: the guest has not released it since it was asked to; delete it again first",
-            )
-        else:
+        if self._is_there(name, plugged):
             return
         # A character device without its device is a leftover; its path and options may be others.
         leftover = [("chardev-remove", {"id": name})] if connected else []
@@ -246,7 +172,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
             ("chardev-add", {"id": name, "backend": self._backend(qemu, name)}),
             (
                 "device_add",
-                {"driver": "vhost-user-blk-pci", "id": name, "chardev": name, "bus": bus, "addr": hex(slot)},
+                {"driver": self.driver, "id": name, "chardev": name, "bus": bus, "addr": hex(slot)},
             ),
         )
         refused = [answer for answer in answers if isinstance(answer, QmpRefused)]
@@ -260,7 +186,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
         return {
             "type": "socket",
             "data": {
-                "addr": {"type": "unix", "data": {"path": os.path.join(self._vhost_path, name)}},
+                "addr": {"type": "unix", "data": {"path": os.path.join(self._directory, name)}},
                 "server": False,
                 **again,
             },
@@ -269,25 +195,7 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
     def _unplug(self, qemu: Qmp, name: str) -> None:
         """Have neither device nor character device in QEMU. The guest releases the device, in its own time."""
         plugged, connected = _present(qemu, name)
-        if plugged:
-            self._leaving.add(name)
-            answer = qemu.try_all(("device_del", {"id": name}))[0]
-            # QEMU refuses to ask twice while the first request is pending: then waiting is what is left to do.
-            if isinstance(answer, QmpRefused) and "in the process of unplug" not in str(answer):
-                raise answer
-            deadline = time.monotonic() + self._unplug_timeout
-            event = qemu.wait_event(("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"), name, deadline)
-            if event == "DEVICE_UNPLUG_GUEST_ERROR":
-                raise DeviceException(
-                    grpc.StatusCode.FAILED_PRECONDITION, f"{name}: the guest refuses to release it; the device was kept"
-                )
-            if event is None and _present(qemu, name)[0]:
-                raise DeviceException(
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"{name}: the guest has not released it within {self._unplug_timeout:g} s; "
-                    f"the controller was kept, delete it again",
-                )
-        self._leaving.discard(name)
+        self._leave(qemu, name, plugged)
         deadline = time.monotonic() + RELEASE_SECONDS
         while connected:
             answer = qemu.try_all(("chardev-remove", {"id": name}))[0]
@@ -297,52 +205,8 @@ class IpdkVhostBlkDeviceManager(VhostBlkDeviceManager):
             if connected:
                 time.sleep(PAUSE_SECONDS)
 
-    # ---- small things
 
-    def _place(self, params: Any) -> tuple[str, str, int]:
-        """Name, bus and slot of a physical id."""
-        if params.virtual_id != 0:
-            raise DeviceException(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                f"virtual_id {params.virtual_id}: virtio-blk devices have no virtual functions",
-            )
-        slot = params.physical_id
-        for bus in self._buses:
-            if slot < bus["count"]:
-                return f"sma-{params.physical_id}", bus["name"], slot
-            slot -= bus["count"]
-        slots = sum(bus["count"] for bus in self._buses)
-        raise DeviceException(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"physical_id {params.physical_id} is out of range: the guest has {slots} slots",
-        )
-
-    @staticmethod
-    def _failure(name: str, what: str, error: Exception) -> DeviceException:
-        """The gRPC error for what happened at QEMU's side."""
-        if isinstance(error, DeviceException):
-            return error
-        code = grpc.StatusCode.FAILED_PRECONDITION if isinstance(error, QmpRefused) else grpc.StatusCode.UNAVAILABLE
-        return DeviceException(code, f"{name}: cannot {what} it: {error}")
-
-
-def _present(qemu: Qmp, name: str) -> tuple[bool, bool]:
-    """Whether QEMU has the device, and whether it has the character device.
-
-    The object tree lists a device until it is really gone, and needs no firmware in the guest, other than query-pci.
-    """
-    devices, characters = qemu.run(("qom-list", {"path": PERIPHERAL}), ("query-chardev", {}))
-    return any(entry["name"] == name for entry in devices), any(entry["label"] == name for entry in characters)
-
-
-def _reason(error: Exception) -> str:
-    """The message of SPDK's error object, out of the text that SPDK's client makes of request and response; else the
-    text's first line."""
-    text = getattr(error, "message", None) or str(error)
-    _request, found, response = text.rpartition("response:\n")
-    if found:
-        try:
-            return str(json.loads(response)["message"])
-        except (ValueError, KeyError, TypeError):
-            pass
-    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+def _present(qemu: Qmp, name: str) -> tuple[str | None, bool]:
+    """The driver of the device that has this id, and whether QEMU has the character device."""
+    plugged, characters = devices(qemu), qemu.run(("query-chardev", {}))[0]
+    return plugged.get(name), any(entry["label"] == name for entry in characters)

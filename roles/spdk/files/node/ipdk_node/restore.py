@@ -29,6 +29,8 @@ STARTING = 5.0
 RPC_TIMEOUT = 60.0
 #: By section: items as their family works with them.
 Items = dict[str, Sequence[Any]]
+DISKS = ("vhost_blk", "nbd")
+"""The sections whose items are on the bdevs of peers."""
 
 
 def say(text: str) -> None:
@@ -156,11 +158,15 @@ class Restore:
 def _parts(items: Items) -> list[Items]:
     """The items, divided into what does not depend on each other: each peer with the disks that are on it, and the
     rest. A peer that does not answer takes its own time and nobody else's."""
-    rest = {**items, "controllers": [], "vhost_blk": []}
+    rest = {**items, "controllers": [], **{section: [] for section in DISKS}}
     nothing: Items = dict.fromkeys(items, ())
-    peers = {peer["name"]: {**nothing, "controllers": [peer], "vhost_blk": []} for peer in items["controllers"]}
-    for disk in items["vhost_blk"]:
-        peers.get(disk["bdev"].rpartition("n")[0], rest)["vhost_blk"].append(disk)
+    peers = {
+        peer["name"]: {**nothing, "controllers": [peer], **{section: [] for section in DISKS}}
+        for peer in items["controllers"]
+    }
+    for section in DISKS:
+        for disk in items[section]:
+            peers.get(disk["bdev"].rpartition("n")[0], rest)[section].append(disk)
     return [rest, *peers.values()]
 
 

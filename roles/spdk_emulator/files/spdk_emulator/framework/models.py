@@ -68,6 +68,7 @@ SUBSYSTEMS: dict[str, tuple[str, ...]] = {
     "accel": ("iobuf",),
     "bdev": ("accel", "keyring", "sock", "iobuf"),
     "nvmf": ("bdev", "keyring", "sock", "accel", "iobuf"),
+    "nbd": ("bdev",),
     "vhost_blk": ("bdev",),
 }
 """Those of SPDK's subsystems that are here, in the order of their start, and what each depends on."""
