@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.module_utils._builds import BuildLog
-from ansible_collections.ipdk.storage.plugins.module_utils._progress import VARIABLE
+from ansible_collections.ipdk.storage.plugins.module_utils._builds import BuildLog, run
+from ansible_collections.ipdk.storage.plugins.module_utils._progress import VARIABLE, Progress
 from ansible_collections.ipdk.storage.plugins.plugin_utils.followed import sentence
 from support.modules import run_module
 
@@ -62,8 +62,9 @@ def test_it_leaves_word_of_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(VARIABLE, str(said))
     log = tmp_path / "log"
     log.write_text(DOCKER)
-    result = run_module("build_command", {"what": "image qemu", "argv": ["cat", str(log)]})
-    assert (result["changed"], result["lines"][-1]) == (True, 'Step 3/3 : ENTRYPOINT ["qemu-system-x86_64"]')
+    progress = Progress("image qemu")
+    status, lines = run(["cat", str(log)], BuildLog(), lambda state: progress(*state))
+    assert (status, lines[-1]) == (0, 'Step 3/3 : ENTRYPOINT ["qemu-system-x86_64"]')
     told = json.loads(said.read_text())
     assert (told["what"], told["done"], told["total"]) == ("image qemu", 3, 3)
 

@@ -14,8 +14,8 @@ SOURCES = [
     for path in sorted((ROOT / directory).rglob("*.py"))
 ]
 NO_METHODS = {
-    *("bdev_alias", "bdev_name", "nvmf_tcp", "rpc_socket", "rpc_timeout", "sock_priority", "vhost_blk"),
-    *("vhost_controllers", "virtio_blk"),
+    *("bdev_alias", "bdev_name", "nbd_device", "nbd_disks", "nvmf_tcp", "rpc_socket", "rpc_timeout", "sock_priority"),
+    *("vhost_blk", "vhost_controllers", "virtio_blk"),
 }
 """Options, parameters and keys of results that begin as a method's name does."""
 
