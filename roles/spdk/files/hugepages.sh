@@ -5,6 +5,9 @@
 set -eu
 settings=/etc/sysctl.d/60-ipdk-hugepages.conf
 number=/proc/sys/vm/nr_hugepages
+# Nodes of one machine may be deployed by different runs.
+exec 9>/run/lock/ipdk-hugepages
+flock 9
 before=$(sed -n 's/^# before: //p' "$settings" 2>/dev/null || true)
 case $1 in
     reserve)
