@@ -147,7 +147,7 @@ def test_a_suite_that_breaks_off_has_failed(
 
 def test_a_lab_has_its_engines_from_its_own_environment(runner: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two labs, each with other engines; what is in the environment of who calls does not count."""
-    show = ["sh", "-c", 'echo "$SPDK_PREFIX/$IPDK_TARGET_ENGINE/$IPDK_IPU_ENGINE"']
+    show = ["sh", "-c", 'echo "$SPDK_PREFIX/$IPDK_TARGET_ENGINE/$IPDK_IPU_ENGINE/$IPDK_LAB_NODES/$IPDK_HOST_QEMU"']
     seen: list[str] = []
 
     def molecule(*_unused: str) -> list[str]:
@@ -167,6 +167,8 @@ def test_a_lab_has_its_engines_from_its_own_environment(runner: ModuleType, monk
     suites = {
         "a": runner.Suite(runner.scenarios("spdk", "emulator", "fio")),
         "b": runner.Suite(runner.scenarios("emulator", "spdk", "fio")),
+        "c": runner.Suite(runner.scenarios("spdk", "spdk", "nvme")),
+        "d": runner.Suite(runner.scenarios("emulator", "emulator", "nvme", "move")),
         "none": runner.Suite(runner.each(show)),
     }
     monkeypatch.setattr(runner, "SUITES", suites)
@@ -174,7 +176,13 @@ def test_a_lab_has_its_engines_from_its_own_environment(runner: ModuleType, monk
     assert runner.main() == 0
 
     # Forgotten, made, one scenario, removed.
-    assert seen == [*["/spdk/emulator"] * 4, *["/emulator/spdk"] * 4, "//"]
+    assert seen == [
+        *["/spdk/emulator/inventory/"] * 4,
+        *["/emulator/spdk/inventory/"] * 4,
+        *["/spdk/spdk/inventory/trixie-backports"] * 4,
+        *["/emulator/emulator/second/"] * 5,
+        "////",
+    ]
     assert dict(os.environ) == before
 
 
