@@ -67,14 +67,12 @@ def run(argv: Sequence[str], log: BuildLog, tell: Callable[[State], None]) -> tu
 
     Raises OSError where there is no such program.
     """
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     last: deque[str] = deque(maxlen=LAST_LINES)
     state = None
-    assert process.stdout
-    with process.stdout:
-        for raw in process.stdout:
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for raw in process.stdout or ():
             last.append(raw.decode("utf-8", "replace").rstrip())
             before, state = state, log.feed(last[-1])
             if before is None or state[:3] != before[:3]:
                 tell(state)
-    return process.wait(), list(last)
+    return process.returncode, list(last)

@@ -48,7 +48,7 @@ def test_a_suite_without_a_qemu_for_this_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_image_is_made_of_the_suite(tmp_path: Path, suite: str, base: str, install: str) -> None:
-    text = PLAY.split("  tasks:")[0] + "  tasks:" + SHOW
+    text = PLAY.split("  tasks:", maxsplit=1)[0] + "  tasks:" + SHOW
     text = text.replace("ROOT", str(ROOT)).replace("OUT", str(tmp_path / "Dockerfile"))
     ended = play(tmp_path, text, f"host_qemu_suite={suite}")
     assert ended.returncode == 0, ended.stdout
