@@ -42,6 +42,8 @@ def test_create_plugs_a_reconnecting_disk(client: _sma.Client, spdk: FakeSpdk, q
         "chardev": "sma-33",
         "bus": "pci.ipdk.1",
         "addr": "0x1",
+        # QEMU does not come back to an SPDK that offers less than before, and this is what it may lose.
+        "discard": False,
     }
     data = qemu.characters["sma-33"]["data"]
     assert data["reconnect"] == 1
@@ -266,6 +268,7 @@ def test_configuration_that_cannot_be(
     ("params", "pattern"),
     [
         ({"reconnect": 0.5}, "reconnect has to be whole seconds"),
+        ({"discard": "unmap"}, "discard has to be true or false, not 'unmap'"),
         ({"unplug_timeout": "soon"}, "unplug_timeout has to be a number of at least 0.1"),
         ({"qmp_prot": 1}, "unknown parameters qmp_prot"),
         ({"qmp_port": None}, "qmp_port has to be a TCP port"),

@@ -34,7 +34,7 @@ PAUSE_SECONDS = 0.02
 SLOTS = 32  # of a bus that says no number
 # parameter: (default, least value)
 NUMBERS = {"reconnect": (1, 0), "qmp_timeout": (10, 0.1), "unplug_timeout": (30, 0.1)}
-PARAMETERS = {"buses", "qmp_addr", "qmp_port", "sock_path", *NUMBERS}
+PARAMETERS = {"buses", "discard", "qmp_addr", "qmp_port", "sock_path", *NUMBERS}
 
 
 class PluggedDevices:
@@ -57,6 +57,7 @@ class PluggedDevices:
 
         buses: [{name, count}] PCI bridges of the guest, `count` slots each (32); physical ids count through them.
         qmp_addr, qmp_port: QEMU's monitor, for SMA alone (127.0.0.1; the port has no default).
+        discard: whether the guest may discard blocks of a virtio-blk disk (false), see `vhost_blk`.
         sock_path: the directory of the sockets that SPDK and QEMU share.
         reconnect: whole seconds between two attempts of the guest to reach SPDK again; 0 never (1).
         qmp_timeout: seconds for QEMU's answer to a command (10).
@@ -78,6 +79,9 @@ class PluggedDevices:
             values[name] = value
         if values["reconnect"] != int(values["reconnect"]):
             raise ValueError(f"{self.name}: reconnect has to be whole seconds, not {values['reconnect']!r}")
+        self._discard = config.get("discard", False)
+        if not isinstance(self._discard, bool):
+            raise ValueError(f"{self.name}: discard has to be true or false, not {self._discard!r}")
         self._buses = [{"count": SLOTS, **bus} for bus in config.get("buses", [])]
         self._qmp_addr = (config.get("qmp_addr", "127.0.0.1"), config["qmp_port"])
         self._directory = config.get("sock_path", "/var/tmp/")

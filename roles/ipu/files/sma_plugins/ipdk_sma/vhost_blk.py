@@ -13,6 +13,11 @@ It derives from SPDK's vhost-blk manager (bus table, bdev lookup, QoS) and plugs
   already is a device, is ALREADY_EXISTS;
 - where no QEMU listens nothing stays behind in SPDK, and leftovers of a dead QEMU can be deleted.
 
+A guest may discard blocks only where the parameter `discard` says so. SPDK offers it for a disk if all volumes of the
+storage target's subsystem could be discarded when the IPU connected. One that cannot, such as an aio file, and that
+comes later, takes it from all of them at the next connection, and QEMU does not come back to a disk that offers less
+than the guest has taken: its I/O would stand still for ever.
+
 Names: controller, character device and QEMU device of physical id N are all called `sma-N`; the handle is
 `virtio_blk:sma-N`. Parameters (`devices[].params` of SMA's configuration): see init().
 """
@@ -172,7 +177,14 @@ class IpdkVhostBlkDeviceManager(PluggedDevices, VhostBlkDeviceManager):
             ("chardev-add", {"id": name, "backend": self._backend(qemu, name)}),
             (
                 "device_add",
-                {"driver": self.driver, "id": name, "chardev": name, "bus": bus, "addr": hex(slot)},
+                {
+                    "driver": self.driver,
+                    "id": name,
+                    "chardev": name,
+                    "bus": bus,
+                    "addr": hex(slot),
+                    "discard": self._discard,
+                },
             ),
         )
         refused = [answer for answer in answers if isinstance(answer, QmpRefused)]
