@@ -28,6 +28,9 @@ ERROR = re.compile(r"E   |=+ (FAILURES|ERRORS) =+$|ERROR\b|CRITICAL\b|Traceback 
 HEADING = re.compile(r"(TASK|RUNNING HANDLER) \[")
 CONTEXT_LINES = 8
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+BORDER = re.compile(r"^\s*│ ?")
+"""What Molecule draws before each line of Ansible's where it takes its output for a terminal's."""
+REASON_CHARACTERS = 300
 # Secrets as NVMe and ssh write them. No command prints one; what is printed twice is looked at once more.
 SECRET = re.compile(r"(?:DHHC-1:\d\d:|NVMeTLSkey-1:\d\d:)[A-Za-z0-9+/=]+:?|-----BEGIN [A-Z ]*PRIVATE KEY-----.*")
 
@@ -96,6 +99,17 @@ def excerpt(output: str, limit: int = FAILURE_LINES) -> list[str]:
     return [*lines[:head], f"[… {len(lines) - head - tail} lines …]", *lines[-tail:]]
 
 
+def reason(failure: Failure) -> str:
+    """One line: what failed and the first words of why, for the last lines of a log are read first."""
+    lines = [clean(line) for line in failure.output.rstrip().splitlines()]
+    begin = beginning(lines)
+    told = next((n for n in range(begin or 0, len(lines)) if TASK.match(lines[n]) or ERROR.match(lines[n])), None)
+    if told is None:
+        return clean(failure.name)
+    why = " ".join(line.strip() for line in lines[told : told + 4])
+    return f"{clean(failure.name)}: {why[:REASON_CHARACTERS]}"
+
+
 def beginning(lines: list[str]) -> int | None:
     """The number of the first line that belongs to a failure; None if no line says so. What Ansible ignores is none."""
     heading = 0
@@ -112,8 +126,8 @@ def beginning(lines: list[str]) -> int | None:
 
 
 def clean(line: str) -> str:
-    """A line without colours and secrets, shortened in its middle."""
-    line = SECRET.sub("[secret]", COLOUR.sub("", line))
+    """A line without colours, border and secrets, shortened in its middle."""
+    line = SECRET.sub("[secret]", BORDER.sub("", COLOUR.sub("", line)))
     if len(line) <= LINE_CHARACTERS:
         return line
     half = LINE_CHARACTERS // 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, stream
+from support.commands import ALL_LINES, FAILURE_LINES, Failure, clean, excerpt, explain, reason, stream
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -90,6 +90,24 @@ def test_what_ansible_ignores_is_no_failure() -> None:
     ignored = ["TASK [Try]", "fatal: [st1]: FAILED! => first", "fatal: [ipu1]: FAILED! => too", "...ignoring"]
     real = ["TASK [Do]", "fatal: [st1]: FAILED! => second", "PLAY RECAP"]
     assert excerpt("\n".join([*ignored, *real])) == real
+
+
+def test_the_last_lines_say_why() -> None:
+    """Molecule draws a border and breaks lines where it takes its output for a terminal's."""
+    border = "  \x1b[2m\x1b[31m│\x1b[0m "
+    drawn = [
+        "TASK [Try]",
+        "fatal: [st1]: FAILED! => first",
+        "...ignoring",
+        "TASK [Do]",
+        "fatal: [ipu1]:",
+        "UNREACHABLE! =>",
+    ]
+    output = "\n".join(border + line for line in [*drawn, "no route", "PLAY RECAP"])
+    assert reason(Failure("molecule x", output)) == "molecule x: fatal: [ipu1]: UNREACHABLE! => no route PLAY RECAP"
+    assert reason(Failure("a case", "def test():\n>   assert 1 == 2\nE   assert 1 == 2")) == "a case: E   assert 1 == 2"
+    assert reason(Failure("a case", "nothing marked")) == "a case"
+    assert len(reason(Failure("long", "ERROR: " + "x" * 5000))) < 400
 
 
 def test_many_failures_share_the_room() -> None:
