@@ -30,7 +30,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
     reconcile,
     refuse_duplicates,
 )
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, read_release
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, read_release, real_names
 
 CIPHER = "AES_XTS"
 PRODUCT = "crypto"  # what bdev_get_bdevs calls such a bdev
@@ -149,8 +149,7 @@ class CryptoBdevs:
                 if isinstance(answer, Error):
                     raise answer
             bdevs, keys = answers
-            names = {name for bdev in bdevs for name in (bdev["name"], *bdev.get("aliases", ()))}
-            if self._bases <= names or time.monotonic() >= deadline:
+            if self._bases <= real_names(bdevs).keys() or time.monotonic() >= deadline:
                 return bdevs, [key["name"] for key in keys or ()]
             time.sleep(_POLL_SECONDS)
 
@@ -160,7 +159,7 @@ class CryptoBdevs:
     def plan(self, wanted: Sequence[Item], current: tuple[Sequence[Any], Sequence[str]]) -> Plan:
         bdevs, keys = current
         there = {bdev["name"]: bdev for bdev in bdevs}
-        real_name = {alias: bdev["name"] for bdev in bdevs for alias in (*bdev.get("aliases", ()), bdev["name"])}
+        real_name = real_names(bdevs)
         plan = Plan()
         for item in wanted:
             name, path = item["name"], (item["name"],)

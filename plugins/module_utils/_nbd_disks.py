@@ -7,18 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_bdev
-from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Error
-from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
-    Change,
-    Plan,
-    Refused,
-    refuse_duplicates,
-)
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, read_release
+from ansible_collections.ipdk.storage.plugins.module_utils._frontends import Frontends
+from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Change, Plan
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, real_names
 
 #: The options of an item, as Ansible's argument_spec has them.
 NBD = {
@@ -28,43 +22,22 @@ NBD = {
 }
 
 
-class NbdDisks:
+class NbdDisks(Frontends):
     """NBD disks, by their paths."""
 
+    option = "nbd"
+    lister = "nbd_get_disks"
+
     @staticmethod
-    def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
-        problems: list[str] = []
-        wanted = []
-        for index, item in enumerate(items):
-            where = f"nbd[{index}]"
-            if not os.path.isabs(item["name"]) or os.path.normpath(item["name"]) != item["name"]:
-                problems.append(f"{where}.name: {item['name']!r} is no absolute path without '..'")
-            disk: Item = {"name": item["name"], "state": item["state"], "bdev": None}
-            if item.get("bdev") is not None:
-                disk["bdev"] = check_bdev(item["bdev"], f"{where}.bdev ({item['name']})", problems)
-            elif item["state"] == "present":
-                problems.append(f"{where} ({item['name']}): bdev is missing")
-            wanted.append(disk)
-        if problems:
-            raise Refused(problems)
-        refuse_duplicates(wanted, lambda item: item["name"], "nbd", "name")
-        return wanted
-
-    def read(self, executor: Any) -> tuple[list[Any], list[Any]]:
-        """The disks, and all bdevs."""
-        answers = executor.pipeline([("nbd_get_disks", None), ("bdev_get_bdevs", None)])
-        for answer in answers:
-            if isinstance(answer, Error):
-                raise answer
-        return tuple(answers)
-
-    def release(self, executor: Any) -> tuple[int, int]:
-        return read_release(executor)
+    def check_name(name: str, where: str, problems: list[str]) -> str:
+        if not os.path.isabs(name) or os.path.normpath(name) != name:
+            problems.append(f"{where}: {name!r} is no absolute path without '..'")
+        return name
 
     def plan(self, wanted: Sequence[Item], current: tuple[Sequence[Any], Sequence[Any]]) -> Plan:
         disks, bdevs = current
         there = {disk["nbd_device"]: disk["bdev_name"] for disk in disks}
-        real_name = {alias: bdev["name"] for bdev in bdevs for alias in (*bdev.get("aliases", ()), bdev["name"])}
+        real_name = real_names(bdevs)
         plan = Plan()
         for item in wanted:
             name, path = item["name"], (item["name"],)

@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import UNITS, check_bdev, human
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Error, Unsupported
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Change, Plan, Refused, refuse_duplicates
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import Item, read_release
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import Item, read_release, real_names
 
 UNLIMITED = "unlimited"
 _LEAST_TOO_MUCH = 2**63
@@ -132,7 +132,7 @@ def read(executor: Any) -> State:
     bdevs, controllers, subsystems = answers
     return State(
         {bdev["name"]: bdev for bdev in bdevs},
-        {name: bdev["name"] for bdev in bdevs for name in (*bdev.get("aliases", ()), bdev["name"])},
+        real_names(bdevs),
         {
             (controller.get("backend_specific", {}).get("block") or {}).get("bdev")
             for controller in controllers

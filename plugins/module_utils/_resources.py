@@ -5,8 +5,8 @@
 """What the families share. A family says of one kind of object how it is identified, read, made, changed and removed.
 
 They are in ``_bdevs.py``, ``_crypto.py``, ``_lvols.py``, ``_nvmf_transports.py``, ``_nvmf_subsystems.py``,
-``_nvme_controllers.py``, ``_qos.py``, ``_vhost_controllers.py`` and ``_nbd_disks.py``; ``_declaration.py`` puts them in
-order.
+``_nvme_controllers.py``, ``_qos.py``, ``_vhost_controllers.py`` and ``_nbd_disks.py`` (``_frontends.py``: what the last
+two have in common); ``_declaration.py`` puts them in order.
 
 ``normalise`` of a family checks a module's list and raises Refused with every problem that it finds, before anything is
 sent; ``plan`` works with what it returns. Facts about methods and parameters, and since which release they are there,
@@ -71,6 +71,11 @@ def read_release(executor: Any) -> tuple[int, int]:
     """``(year, month)`` of the SPDK that answers, such as (26, 5)."""
     fields = executor.call("spdk_get_version")["fields"]
     return fields["major"], fields["minor"]
+
+
+def real_names(bdevs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The name of each bdev, by itself and by each of its aliases."""
+    return {alias: bdev["name"] for bdev in bdevs for alias in (*bdev.get("aliases", ()), bdev["name"])}
 
 
 def given(item: Mapping[str, Any], *names: str) -> Item:

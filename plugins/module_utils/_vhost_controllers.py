@@ -6,18 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_bdev, check_name
-from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Error
-from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import (
-    Change,
-    Plan,
-    Refused,
-    refuse_duplicates,
-)
-from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, read_release
+from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_name
+from ansible_collections.ipdk.storage.plugins.module_utils._frontends import Frontends
+from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Change, Plan
+from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE, Item, real_names
 
 #: The options of an item, as Ansible's argument_spec has them.
 VHOST_BLK = {
@@ -27,45 +22,17 @@ VHOST_BLK = {
 }
 
 
-class VhostControllers:
+class VhostControllers(Frontends):
     """vhost-user-blk controllers. The name is a file's name too: SPDK takes ``../x`` and leaves its directory."""
 
-    @staticmethod
-    def normalise(items: Sequence[Mapping[str, Any]]) -> list[Item]:
-        problems: list[str] = []
-        wanted = []
-        for index, item in enumerate(items):
-            where = f"vhost_blk[{index}]"
-            controller: Item = {
-                "name": check_name(item["name"], f"{where}.name", problems),
-                "state": item["state"],
-                "bdev": None,
-            }
-            if item.get("bdev") is not None:
-                controller["bdev"] = check_bdev(item["bdev"], f"{where}.bdev ({item['name']})", problems)
-            elif item["state"] == "present":
-                problems.append(f"{where} ({item['name']}): bdev is missing")
-            wanted.append(controller)
-        if problems:
-            raise Refused(problems)
-        refuse_duplicates(wanted, lambda item: item["name"], "vhost_blk", "name")
-        return wanted
-
-    def read(self, executor: Any) -> tuple[list[Any], list[Any]]:
-        """The controllers, and all bdevs."""
-        answers = executor.pipeline([("vhost_get_controllers", None), ("bdev_get_bdevs", None)])
-        for answer in answers:
-            if isinstance(answer, Error):
-                raise answer
-        return tuple(answers)
-
-    def release(self, executor: Any) -> tuple[int, int]:
-        return read_release(executor)
+    option = "vhost_blk"
+    lister = "vhost_get_controllers"
+    check_name = staticmethod(check_name)
 
     def plan(self, wanted: Sequence[Item], current: tuple[Sequence[Any], Sequence[Any]]) -> Plan:
         controllers, bdevs = current
         there = {controller["ctrlr"]: controller for controller in controllers}
-        real_name = {alias: bdev["name"] for bdev in bdevs for alias in (*bdev.get("aliases", ()), bdev["name"])}
+        real_name = real_names(bdevs)
         plan = Plan()
         for item in wanted:
             name, path = item["name"], (item["name"],)
