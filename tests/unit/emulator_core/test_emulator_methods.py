@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from emulator_node import Emulator, answers
 from spdk_emulator.app import load_methods
 from spdk_emulator.jsonrpc.registry import METHODS, Method
@@ -66,3 +67,12 @@ def test_the_discovery_subsystem_may_be_deleted(start: Callable[..., Emulator], 
     emulator.call("nvmf_delete_subsystem", nqn="nqn.2014-08.org.nvmexpress.discovery")
     emulator.call("nvmf_create_subsystem", nqn="nqn.2022-06.io.ipdk:test", allow_any_host=True)
     assert [each["nqn"] for each in emulator.call("nvmf_get_subsystems")] == ["nqn.2022-06.io.ipdk:test"]
+
+
+@pytest.mark.parametrize("field", ["serial_number", "model_number"])
+def test_identifiers_have_no_control_characters(start: Callable[..., Emulator], tmp_path: Path, field: str) -> None:
+    emulator = start("-S", str(tmp_path))
+    emulator.call("nvmf_create_transport", trtype="TCP")
+    with pytest.raises(AssertionError, match="-32602.*Invalid parameters"):
+        emulator.call("nvmf_create_subsystem", nqn="nqn.2022-06.io.ipdk:test", **{field: "SPDK\x1f"})
+    assert len(emulator.call("nvmf_get_subsystems")) == 1

@@ -112,8 +112,25 @@ def test_what_framework_get_config_says_makes_the_same_bdevs_again(start: Start,
     first.call("bdev_null_create", name="n", num_blocks=8, block_size=4096)
     first.call("bdev_aio_create", name="a", filename=str(tmp_path / "file"), block_size=512)
     first.call("bdev_set_qos_limit", name="n", rw_ios_per_sec=1500)
-    second = start("--json", config(tmp_path, *first.call("framework_get_config", name="bdev")))
+    calls = first.call("framework_get_config", name="bdev")
+    second = start("--json", config(tmp_path, *calls))
     assert second.call("bdev_get_bdevs") == first.call("bdev_get_bdevs")
+
+    # The order of SPDK 26.05: modules first, then the other bdevs; malloc and null bdevs are batches.
+    batches = first.call("framework_get_config", name="bdev", with_batches=True)
+    methods = [[call["method"] for call in each] if isinstance(each, list) else each["method"] for each in batches]
+    assert methods == [
+        "bdev_set_options",
+        ["bdev_malloc_create"],
+        ["bdev_null_create"],
+        "bdev_nvme_set_options",
+        [],
+        "bdev_nvme_set_hotplug",
+        "bdev_set_qos_limit",
+        "bdev_aio_create",
+        "bdev_wait_for_examine",
+    ]
+    assert calls == [call for each in batches for call in (each if isinstance(each, list) else [each])]
 
 
 def test_only_allowed_methods_can_be_called(start: Start) -> None:

@@ -23,7 +23,13 @@ from .options import Options
 
 log = logging.getLogger(__name__)
 
-_Calls = Callable[[], list[dict[str, Any]]]
+_Calls = Callable[[], list[Any]]
+
+
+def flat(entries: list[Any]) -> list[Any]:
+    """The calls of a configuration one by one, those of its batches too."""
+    return [call for entry in entries for call in (entry if isinstance(entry, list) else [entry])]
+
 
 FAMILIES = (
     ("framework", "framework"),
@@ -93,14 +99,17 @@ class App:
     def add_config(self, subsystem: str, calls: _Calls, last: bool = False) -> None:
         """``calls`` returns ``[{"method": …, "params": …}]``, what ``framework_get_config`` says of a subsystem.
 
+        A list in it is a batch: calls that may be made at once.
+
         Several parts of one subsystem (``bdev``: malloc, nvme …) each add theirs, in the order of the answer; those
         with ``last`` come after all others.
         """
         self._configs.setdefault(subsystem, ([], []))[last].append(calls)
 
-    def config(self, subsystem: str) -> list[dict[str, Any]]:
+    def config(self, subsystem: str, with_batches: bool = False) -> list[Any]:
         """The calls that make this subsystem what it is now."""
-        return [entry for part in self._configs.get(subsystem, ()) for calls in part for entry in calls()]
+        entries = [entry for part in self._configs.get(subsystem, ()) for calls in part for entry in calls()]
+        return entries if with_batches else flat(entries)
 
     def is_allowed(self, method: str) -> bool:
         """False for a method that ``--rpcs-allowed`` leaves out."""
@@ -183,8 +192,7 @@ class App:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
             entries = [entry for subsystem in content["subsystems"] for entry in subsystem["config"] or []]
-            calls = [call for entry in entries for call in (entry if isinstance(entry, list) else [entry])]
-            return [{"method": call["method"], "params": call.get("params")} for call in calls]
+            return [{"method": call["method"], "params": call.get("params")} for call in flat(entries)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"cannot read the configuration {path}: {error!r}; "

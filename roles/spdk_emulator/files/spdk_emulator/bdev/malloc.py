@@ -22,6 +22,8 @@ class MallocBdev(Bdev):
     also_supported = frozenset({"zcopy", "copy", "abort"})
     numa_id = -1
     reachable_domains = ({"dma_device_type": "DMA"}, {"dma_device_type": "ACCEL"})
+    config_rank = 10
+    config_batch = True
 
     def __init__(
         self,

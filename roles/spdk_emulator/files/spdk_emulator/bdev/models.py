@@ -150,8 +150,12 @@ class Bdev:
     unmap_granularity = (0, 0)
     """``preferred_unmap_alignment``, ``preferred_unmap_granularity``, in blocks."""
     memory_domains: tuple[dict[str, Any], ...] = ()
-    config_rank = 100
-    """Where its :meth:`config` comes among others: SPDK asks modules first, in the order in which they are linked."""
+    config_rank: int | None = None
+    """Where its :meth:`config` comes among others: SPDK asks modules first, in the order in which they are linked, then
+    the bdevs of all other modules (None) one by one.
+    """
+    config_batch = False
+    """Whether its module writes its bdevs as a batch."""
 
     def __init__(
         self,
@@ -402,14 +406,29 @@ def setup(app: App) -> BdevRegistry:
     bdevs = BdevRegistry()
     bdevs.watchers.append(app.framework.notifications.send)
     app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
-    app.add_config("bdev", lambda: [call for bdev in _by_rank(bdevs) for call in bdev.config()])
-    app.add_config("bdev", lambda: [_limits(bdev) for bdev in bdevs if bdev.qos.enabled], last=True)
+    app.add_config("bdev", lambda: _of_modules(bdevs))
+    app.add_config("bdev", lambda: _of_bdevs(bdevs), last=True)
     app.add_config("bdev", lambda: [{"method": "bdev_wait_for_examine"}], last=True)
     return bdevs
 
 
-def _by_rank(bdevs: BdevRegistry) -> list[Bdev]:
-    return sorted(bdevs, key=lambda bdev: bdev.config_rank)
+def _of_modules(bdevs: BdevRegistry) -> list[Any]:
+    entries: list[Any] = []
+    for rank in sorted({bdev.config_rank for bdev in bdevs if bdev.config_rank is not None}):
+        ranked = [bdev for bdev in bdevs if bdev.config_rank == rank]
+        calls = [call for bdev in ranked for call in bdev.config()]
+        entries += [calls] if ranked[0].config_batch else calls
+    return entries
+
+
+def _of_bdevs(bdevs: BdevRegistry) -> list[Any]:
+    return [
+        call
+        for bdev in bdevs
+        for call in (
+            (bdev.config() if bdev.config_rank is None else []) + ([_limits(bdev)] if bdev.qos.enabled else [])
+        )
+    ]
 
 
 def _limits(bdev: Bdev) -> dict[str, Any]:

@@ -15,6 +15,8 @@ class NullBdev(Bdev):
     module = "null"
     supported = frozenset({Op.READ, Op.WRITE, Op.WRITE_ZEROES, Op.RESET})
     also_supported = frozenset({"abort"})
+    config_rank = 11
+    config_batch = True
 
     def __init__(
         self,

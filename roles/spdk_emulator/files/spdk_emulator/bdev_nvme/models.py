@@ -335,16 +335,20 @@ class NvmeControllers:
 
     # What framework_get_config tells
 
-    def config(self) -> list[dict[str, Any]]:
-        calls = [{"method": "bdev_nvme_set_options", "params": dict(self.options)}]
-        calls += [discovery.config() for discovery in self.discoveries.values()]
-        for group, controller in self.controllers():
-            if not controller.options.from_discovery:
-                calls += [_attach_call(group, controller, trid) for trid in controller.trids]
-        calls.append({"method": "bdev_nvme_set_hotplug", "params": dict(self.hotplug)})
+    def config(self) -> list[Any]:
+        calls: list[Any] = [{"method": "bdev_nvme_set_options", "params": dict(self.options)}]
+        calls.append(
+            [
+                _attach_call(group, controller, trid)
+                for group, controller in self.controllers()
+                if not controller.options.from_discovery
+                for trid in controller.trids
+            ]
+        )
         for group in self.groups.values():
             calls += [_policy_call(bdev) for bdev in group.bdevs.values() if bdev.policy == ACTIVE_ACTIVE]
-        return calls
+        calls += [discovery.config() for discovery in self.discoveries.values()]
+        return [*calls, {"method": "bdev_nvme_set_hotplug", "params": dict(self.hotplug)}]
 
 
 def _attach_call(group: Group, controller: Controller, trid: Trid) -> dict[str, Any]:

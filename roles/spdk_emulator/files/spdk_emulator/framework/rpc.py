@@ -87,10 +87,10 @@ def framework_get_subsystems(app: App) -> list[dict[str, Any]]:
     params={"name": Param(string, required=True), "with_batches": Param(boolean, default=False)},
     bad_params=(INVALID_PARAMS, "Invalid arguments"),
 )
-def framework_get_config(app: App, name: str, with_batches: bool) -> list[dict[str, Any]]:
+def framework_get_config(app: App, name: str, with_batches: bool) -> list[Any]:
     if name not in SUBSYSTEMS:
         raise RpcError.invalid_params(f"Subsystem '{name}' not found")
-    return app.config(name)
+    return app.config(name, with_batches)
 
 
 @method("framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments"))

@@ -126,12 +126,12 @@ def describe_referral(referral: Referral) -> dict[str, Any]:
     }
 
 
-def calls(target: Nvmf) -> list[dict[str, Any]]:
-    """The calls that make the target what it is now, in the order in which they have to be made."""
+def calls(target: Nvmf) -> list[Any]:
+    """The calls that make the target what it is now, in the order in which they have to be made; lists are batches."""
     settings = target.config
     ours = [subsystem for subsystem in target if not subsystem.is_discovery]
-    made: list[tuple[str, dict[str, Any]]] = [
-        (
+    first = [
+        _call(
             "nvmf_set_config",
             {
                 "discovery_filter": ",".join(name for name in FILTER_FIELDS if name in settings.discovery_filter)
@@ -142,30 +142,48 @@ def calls(target: Nvmf) -> list[dict[str, Any]]:
                 "dup_host_policy": "allow",
             },
         ),
-        ("nvmf_set_max_subsystems", {"max_subsystems": target.max_subsystems}),
-        ("nvmf_set_crdt", {f"crdt{number}": value for number, value in enumerate(target.crdt, 1)}),
+        _call("nvmf_set_max_subsystems", {"max_subsystems": target.max_subsystems}),
+        _call("nvmf_set_crdt", {f"crdt{number}": value for number, value in enumerate(target.crdt, 1)}),
     ]
     if target.transport:
-        made.append(("nvmf_create_transport", describe_transport(target.transport)))
-    made += [("nvmf_discovery_add_referral", describe_referral(referral)) for referral in target.referrals]
-    made += [("nvmf_create_subsystem", _create_call(subsystem)) for subsystem in ours]
-    for subsystem in ours:
-        for host in subsystem.hosts.values():
-            described = describe_host(host)
-            made.append(("nvmf_subsystem_add_host", {"nqn": subsystem.nqn, "host": described.pop("nqn"), **described}))
-    for subsystem in ours:
-        for namespace in subsystem.namespaces.values():
-            made.append(("nvmf_subsystem_add_ns", _add_namespace_call(subsystem, namespace)))
-    for subsystem in ours:
-        for namespace in subsystem.namespaces.values():
-            for host_nqn in sorted(namespace.hosts or ()):
-                where = {"nqn": subsystem.nqn, "nsid": namespace.nsid}
-                made.append(("nvmf_ns_add_host", {**where, "host": host_nqn}))
-    for subsystem in target:
-        for listener in subsystem.listeners:
-            where = {"nqn": subsystem.nqn, "listen_address": listener.address._asdict()}
-            made.append(("nvmf_subsystem_add_listener", {**where, "secure_channel": listener.secure_channel}))
-    return [{"method": name, "params": params} for name, params in made]
+        first.append(_call("nvmf_create_transport", describe_transport(target.transport)))
+    first += [_call("nvmf_discovery_add_referral", describe_referral(referral)) for referral in target.referrals]
+    return [
+        *first,
+        [_call("nvmf_create_subsystem", _create_call(subsystem)) for subsystem in ours],
+        [
+            _call("nvmf_subsystem_add_host", {"nqn": subsystem.nqn, "host": described.pop("nqn"), **described})
+            for subsystem in ours
+            for described in map(describe_host, subsystem.hosts.values())
+        ],
+        [
+            _call("nvmf_subsystem_add_ns", _add_namespace_call(subsystem, namespace))
+            for subsystem in ours
+            for namespace in subsystem.namespaces.values()
+        ],
+        [
+            _call("nvmf_ns_add_host", {"nqn": subsystem.nqn, "nsid": namespace.nsid, "host": host_nqn})
+            for subsystem in ours
+            for namespace in subsystem.namespaces.values()
+            for host_nqn in sorted(namespace.hosts or ())
+        ],
+        [
+            _call(
+                "nvmf_subsystem_add_listener",
+                {
+                    "nqn": subsystem.nqn,
+                    "listen_address": listener.address._asdict(),
+                    "secure_channel": listener.secure_channel,
+                },
+            )
+            for subsystem in target
+            for listener in subsystem.listeners
+        ],
+    ]
+
+
+def _call(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    return {"method": method, "params": params}
 
 
 def _create_call(subsystem: Subsystem) -> dict[str, Any]:

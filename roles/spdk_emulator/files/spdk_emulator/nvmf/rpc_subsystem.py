@@ -13,7 +13,7 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import boolean, enum, obj, string, uint8, uint16, uint32, uint64, uuid
 from ..jsonrpc.registry import Param
 from .describe import describe_authentication, describe_listener, describe_subsystem
-from .rpc_common import THREAD_NAME, internal_error, target_method, transport_address
+from .rpc_common import BAD_PARAMS, THREAD_NAME, internal_error, target_method, transport_address
 from .subsystem import (
     ANA_STATES,
     DEFAULT_NAMESPACES,
@@ -117,7 +117,7 @@ def nvmf_create_subsystem(
     if given["passthrough"] or given["enable_nssr"] or max_namespaces > MOST_NAMESPACES:
         raise failed
     if not all(text.isascii() and text.isprintable() for text in texts):
-        raise failed
+        raise RpcError(*BAD_PARAMS)
     if not is_valid_nqn(nqn) or nqn in app.nvmf.subsystems:
         raise failed
     if not MIN_CNTLID <= min_cntlid <= max_cntlid <= MAX_CNTLID:
