@@ -110,9 +110,9 @@ def remove_orphans(ipu: str, disks: list[Disk], sides: Sides) -> list[Step]:
         if behind is None or (behind not in wanted and state.served[slot] not in sides.hosts[host]):
             name = f"sma-{slot} ({sides.behind(ipu, slot)})"
             detail = f"{behind or 'its bdev is gone'}; no QEMU is connected"
-            arguments = {"physical_id": slot, "state": "absent"}
+            arguments: dict[str, Any] = {"physical_id": slot, "state": "absent"}
             if slot in unseen:
-                arguments["volumes"] = list(state.volumes(slot))
+                arguments.update(interface="nvme", volumes=list(state.volumes(slot)))
             steps.append(Step("unplug", ipu, "remove", "orphan", name, None, detail, arguments))
             steps += encryption.take(ipu, behind or "", None, sides)
     return steps

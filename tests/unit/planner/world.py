@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid as uuid_module
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
 from ansible_collections.ipdk.storage.plugins.plugin_utils import steps, virtual_disk
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
@@ -215,6 +216,8 @@ class World:
         work = planned["nodes"]
         for stage in steps.STAGES:
             for node, arguments in work.items():
+                if stage in ("unplug", "attach"):
+                    _sma_devices.normalise(arguments.get(stage, []), 1024)
                 for item in arguments.get(stage, []):
                     assert node not in self.dead
                     getattr(self, f"_{stage}")(node, item)
