@@ -36,10 +36,20 @@ def listeners(declared: dict[str, Any]) -> list[Listener]:
     ]
 
 
+def _is_address(value: Any) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
 def mistakes(declared: dict[str, Any]) -> list[str]:
-    """What is wrong with the paths that a target declares, one sentence each."""
+    """What is wrong with the address and the paths that a target declares, one sentence each."""
     several = declared.get("paths") or []
     state = declared.get("ana_state") or "optimized"
+    if declared.get("address") and not _is_address(declared["address"]):
+        return [f"storage_target_address: wanted an IP address, for SPDK asks no name server, got {declared['address']!r}"]
     if state not in ANA_STATES:
         return [f"storage_target_ana_state: wanted one of {', '.join(ANA_STATES)}, got {state!r}"]
     if not isinstance(several, list):
@@ -50,9 +60,7 @@ def mistakes(declared: dict[str, Any]) -> list[str]:
         if not isinstance(path, dict) or not set(path) <= set(PATH_KEYS) or "address" not in path:
             wrong.append(f"{where}: wanted a dictionary with address and maybe port and ana_state, got {path!r}")
             continue
-        try:
-            ipaddress.ip_address(path["address"])
-        except ValueError:
+        if not _is_address(path["address"]):
             wrong.append(f"{where}.address: wanted an IP address, got {path['address']!r}")
         port = path.get("port")
         if port is not None and not (str(port).isdecimal() and 0 < int(port) < 65536):

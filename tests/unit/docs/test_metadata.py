@@ -37,3 +37,13 @@ def test_every_collection_that_is_used_is_a_dependency() -> None:
                 for name in USED.findall(path.read_text(encoding="utf-8")):
                     used.setdefault(name, path.relative_to(ROOT).as_posix())
     assert used.keys() == load(ROOT / "galaxy.yml")["dependencies"].keys(), used
+
+
+def test_the_controller_is_used_as_who_runs_ansible() -> None:
+    """The variable: inventories of real machines set ``ansible_become``, which beats the keyword, on localhost too."""
+    tasks = [path for where in ("roles", "playbooks") for path in sorted((ROOT / where).rglob("*.yml"))]
+    assert [path.relative_to(ROOT).as_posix() for path in tasks if "become: false" in keywords(path)] == []
+
+
+def keywords(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
