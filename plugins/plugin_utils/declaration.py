@@ -10,6 +10,7 @@ own disks; those that were taken off the list stay. Pure functions of plain data
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, VERSION
@@ -100,7 +101,10 @@ def _remember(
     """What the declarations have to say of this disk."""
     come = []
     if disk.state != "absent" and result["volume"]:
-        if not disk.store:  # a logical volume comes back with its store, and that with its file
+        listed = [each["name"] for each in (kept.get(disk.target) or {}).get("bdevs", [])]
+        # A detached one stays what it is, whatever its item says; it becomes that when it is attached.
+        # A logical volume comes back with its store, and that with its file.
+        if not disk.store and not (disk.state == "detached" and disk.name in listed):
             come.append(_edit(disk.name, disk.target, "bdevs", disk.name, items.volume(disk)))
         come.append(_edit(None, disk.target, "transports", "TCP", {"trtype": "TCP"}))
         if result["nsid"] is not None:
@@ -204,6 +208,13 @@ def _declared(document: dict[str, Any] | None, nqn: str) -> list[dict[str, Any]]
         if subsystem["nqn"] == nqn:
             return list(subsystem.get("namespaces", []))
     return []
+
+
+def declared_slots(document: dict[str, Any] | None) -> dict[int, str]:
+    """Physical id → bdev of the devices that an IPU's declaration promises: a guest waits for them there."""
+    devices = [each for section in ("vhost_blk", "nbd") for each in (document or {}).get(section, [])]
+    found = [(re.fullmatch(r"(?:.*/)?sma-([0-9]+)(?:\.nbd)?", each["name"]), each["bdev"]) for each in devices]
+    return {int(match[1]): bdev for match, bdev in found if match}
 
 
 def declared_nsids(document: dict[str, Any] | None, nqn: str) -> dict[int, str | None]:

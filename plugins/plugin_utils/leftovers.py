@@ -39,7 +39,7 @@ def unlisted(disks: list[Disk], sides: Sides) -> list[Disk]:
                 size=bdev["block_size"] * bdev["num_blocks"],
                 backing=next((key for key, product in BACKINGS.items() if product == bdev["product_name"]), "null"),
                 block_size=bdev["block_size"],
-                filename=None,
+                filename=(bdev.get("driver_specific") or {}).get("aio", {}).get("filename"),
                 target=target,
                 ipu="",
                 host="",

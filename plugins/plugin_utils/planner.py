@@ -167,7 +167,9 @@ class _Planner:
         for nqn, nsid in places:
             if nqn != disk.nqn:
                 self._take_back(disk, nqn, nsid)
-        if places and result["nsid"] is None:
+        if not places:
+            self._take_off_others(disk)
+        elif result["nsid"] is None:
             self._check_stale(disk)
         self.steps += volumes.provide(disk, volume, self.sides, self.steps)
         result["volume"] = True
@@ -228,6 +230,16 @@ class _Planner:
                 f"{disk.ipu} still has the bdev {stale[0]} from when the disk was its own, and maybe writes for it. "
                 f"Run again when it has noticed that the disk is gone, or detach its controller {disk.target}.",
             )
+
+    def _take_off_others(self, disk: Disk) -> None:
+        """A storage target that was started anew has no namespace that would tell; the old IPU knows its volume."""
+        for ipu, state in self.sides.ipus.items():
+            bdevs = [name for name, bdev in state.bdevs.items() if ipu != disk.ipu and bdev["uuid"] == disk.uuid]
+            for bdev in bdevs:
+                slot = state.physical_id(bdev)
+                if slot is not None:
+                    self._unplug(disk, ipu, slot)
+                self.steps += encryption.take(ipu, bdev, disk.name, self.sides)
 
     def _take_back(self, disk: Disk, nqn: str, nsid: int) -> None:
         """The volume is another IPU's namespace (the item names another host now): unplug it there, and fence it."""
@@ -358,6 +370,7 @@ class _Planner:
             for slot, behind in sorted(state.devices.items()):
                 if behind in serials:
                     self._unplug(disk, ipu, slot)
+            self._refuse_lost(ipu, serials)
             for bdev in sorted(serials):
                 self.steps += encryption.take(ipu, bdev, disk.name, self.sides)
         if disk.state == "detached":
@@ -372,6 +385,18 @@ class _Planner:
         if volume is not None:
             self.steps.append(volumes.destroy(disk))
         result.update(volume=False, nsid=None, serial=None)
+
+    def _refuse_lost(self, ipu: str, bdevs: set[str]) -> None:
+        """A host that shows a disk whose device its IPU has lost waits for it, and would take what comes next there."""
+        host, served = self.sides.ipu_host.get(ipu, ""), self.sides.ipus[ipu].served.values()
+        names = {*bdevs, *map(encrypted_name, bdevs)}
+        lost = sorted(names & set(self.sides.hosts.get(host, {})) - set(served))
+        if lost:
+            raise Refused(
+                ipu,
+                f"{host} shows it ({lost[0]}), but {ipu} has lost its device, so that it cannot be unplugged. Run "
+                f"again when {ipu} has it back.",
+            )
 
     def _unplug(self, disk: Disk, ipu: str, slot: int) -> None:
         host, serial = self.sides.ipu_host.get(ipu), self.sides.ipus[ipu].served[slot] or ""
@@ -460,7 +485,13 @@ def plan(
     sides = Sides(nodes, observed)
     planner = _Planner(valid, sides, bool(options.get("force", False)))
     unlisted = leftovers.unlisted(valid, sides)
-    purged = [replace(disk, state="detached") for disk in unlisted if disk.state == "attached" and disk.host]
+    names = [disk.name for disk in (*valid, *unlisted)]
+    purged = [
+        replace(disk, state="detached")
+        for disk in unlisted
+        # A plan tells disks apart by their names: one that shares its name is reported only.
+        if disk.state == "attached" and disk.host and names.count(disk.name) == 1
+    ]
     purged = purged if options.get("purge") == "detach" else []
     planner.disks = valid = [*valid, *purged]
     planner.run()

@@ -33,8 +33,15 @@ def free_slot(disk: Disk, wanted_serial: str, sides: Sides, steps: list[Step]) -
         {step.arguments["physical_id"] for step in steps if step.stage == stage and step.node == disk.ipu}
         for stage in ("unplug", "attach")
     )
+    # What the IPU has lost and still promises: a guest is connected there, and would get another disk under its feet.
+    promised = {
+        slot: bdev
+        for slot, bdev in declaration.declared_slots(sides.kept.get(disk.ipu)).items()
+        if slot not in devices and slot not in freed
+    }
+    own = [slot for slot, bdev in promised.items() if bdev == wanted_serial and slot in slots and slot not in claimed]
     # A slot that is freed in this very run is the last choice: it is free only if the unplugging succeeds.
-    free = [slot for slot in slots if slot not in devices and slot not in claimed]
+    free = own + [slot for slot in slots if slot not in devices and slot not in claimed and slot not in promised]
     free += [slot for slot in slots if slot in freed and slot not in claimed]
     if disk.interface == "nvme":
         # Its own device stayed, without a volume, when it was detached: its serial number is the disk's.
@@ -45,6 +52,12 @@ def free_slot(disk: Disk, wanted_serial: str, sides: Sides, steps: list[Step]) -
                 disk.ipu, f"all {len(slots)} slots of {disk.ipu} are taken (ipu_max_virtual_disks); detach some disks."
             )
         return free[0]
+    if disk.physical_id in promised and disk.physical_id not in own:
+        raise Refused(
+            disk.ipu,
+            f"physical_id {disk.physical_id} of {disk.ipu} is promised to {promised[disk.physical_id]}, which has not "
+            "come back yet. Leave physical_id out, choose another, or wait for that one.",
+        )
     if disk.physical_id not in free:
         raise Refused(
             disk.ipu,

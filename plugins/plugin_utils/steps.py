@@ -62,6 +62,8 @@ class Step:
     serial: str | None = None
     size: int | None = None
     """Bytes that what grows has then."""
+    must_exist: bool = False
+    """Whether the file of an aio bdev is one that was there before, so that none is made in its place."""
     needs: tuple[str, ...] = ()
     """Disks that have to come off before this may be done, where it is about what several share."""
 
@@ -99,9 +101,10 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 entry(node, "files_absent").append(arguments["filename"])
             else:
                 files = entry(node, "files_present")
-                same = next((group for group in files if group["size"] == arguments["size"]), None)
+                kind = {"size": arguments["size"], **({"must_exist": True} if step["must_exist"] else {})}
+                same = next((group for group in files if {**group, "paths": []} == {**kind, "paths": []}), None)
                 if same is None:
-                    same = {"size": arguments["size"], "paths": []}
+                    same = {**kind, "paths": []}
                     files.append(same)
                 same["paths"].append(arguments["filename"])
         if step["host"] is not None and step["action"] == "grow":

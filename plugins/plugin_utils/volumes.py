@@ -36,7 +36,14 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
             f"{disk.bdev} on {disk.target} is a snapshot, which no virtual disk can be. Rename the virtual disk, or "
             "make it a clone of that snapshot (backing.clone_of).",
         )
+    if disk.state == "absent" and bdev["product_name"] != BACKINGS[disk.backing]:
+        raise Refused(
+            disk.target,
+            f"backing: {disk.backing} was wanted, but the volume on {disk.target} has {bdev['product_name']}; it is "
+            "not destroyed. Declare what it has.",
+        )
     if disk.state != "attached":
+        disk.filename = _file(bdev) or disk.filename
         return bdev
     size = _size(bdev)
     for what, wanted, there in (
@@ -67,7 +74,13 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
             f"{why}, so it is left as it is. "
             f"Declare size: {size}, or make it absent first, which destroys its data.",
         )
+    # The file that it is on, wherever new ones would be: it comes back with that one.
+    disk.filename = _file(bdev) or disk.filename
     return bdev
+
+
+def _file(bdev: dict[str, Any]) -> str | None:
+    return (bdev.get("driver_specific") or {}).get("aio", {}).get("filename")
 
 
 def _why_not_this_size(disk: Disk, bdev: dict[str, Any], size: int, wanted: int) -> str | None:
@@ -78,7 +91,7 @@ def _why_not_this_size(disk: Disk, bdev: dict[str, Any], size: int, wanted: int)
         return "backing malloc is not resized"
     if size < wanted and disk.backing == "null" and wanted % MIB:
         return "SPDK resizes backing null to whole MiB only"
-    there = (bdev.get("driver_specific") or {}).get("aio", {}).get("filename", disk.filename)
+    there = _file(bdev) or disk.filename
     if size < wanted and there != disk.filename:
         return f"its file is {there}, where {disk.filename} was wanted"
     return None
@@ -117,7 +130,10 @@ def provide(disk: Disk, volume: dict[str, Any] | None, sides: Sides, steps: list
     detail = f"{how}, {human_size(size)}"
     if volume is None:
         detail += f", clone of {disk.clone_of}" if disk.clone_of else ""
-        return [Step(stage, disk.target, "create", kind, disk.bdev, disk.name, detail, arguments)]
+        # An IPU that knows the volume has a guest on it, who must not go on with an empty file.
+        known = any(bdev["uuid"] == disk.uuid for ipu in sides.ipus.values() for bdev in ipu.bdevs.values())
+        known = known and disk.filename is not None
+        return [Step(stage, disk.target, "create", kind, disk.bdev, disk.name, detail, arguments, must_exist=known)]
     detail += f", {human(size - has)} more" if size > has else ""
     detail += ", is thin now" if thicken else ""
     return [Step(stage, disk.target, "grow", kind, disk.bdev, disk.name, detail, arguments, size=size)]
