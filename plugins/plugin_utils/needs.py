@@ -15,7 +15,8 @@ a disk that is started       a thread of its own, whose caches take 256 small an
 a connection of NVMe/TCP     0.77 MiB on the target at queue depth 128. An IPU makes one for each disk (its
                              threads do), and one for administration
 a malloc bdev                its size
-open files                   a disk: 5, and two for each of its queues; a connection 1; an aio volume 2
+open files                   a disk: 5, and two for each of its queues; a connection 1; an aio volume 2; each
+                             hugepage 1 (added by sizing.py)
 ==========================  =================================================================================
 
 ``carries`` (all counts, all may be left out): ``virtual_disks`` vhost controllers; ``controllers`` NVMe controllers it

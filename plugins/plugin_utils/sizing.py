@@ -41,12 +41,13 @@ def size(
     rows = needs.memory_rows(carries, own.program, len(mine))
     memory = together.memory()[own.node]
     small, large = needs.pools(carries, len(mine))
-    files = int(options.get("files") or 0) or needs.files(carries)
     mask = own.cpumask or cores.cpumask(mine)
     allowed = _cpus(own, together)
 
     errors = [*_wrong_mask(own, machine), *_too_little_memory(memory, rows, machine)]
     pages, missing, too_few_pages = _hugepages(own, together, options, machine)
+    # Each hugepage is a file that DPDK opens.
+    files = int(options.get("files") or 0) or needs.files(carries) + pages
     errors += too_few_pages
     if platform is not None and not errors:
         errors += _too_little_together(together, machine)

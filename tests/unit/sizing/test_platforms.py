@@ -115,6 +115,7 @@ def test_hugepages_are_summed_up_and_named() -> None:
     machine = {"memory_mib": 8192, "cpus": "0-1", "hugepage_kib": 2048, "hugepages_total": 930, "hugepages_free": 930}
     enough = size("ipu1", {**machine, "hugepages_free": 931}, hostvars, hugepages=True)
     assert (enough["errors"], enough["hugepages"], enough["hugepages_missing"]) == ([], 693, 0)
+    assert enough["files"] == size("ipu1", {**machine, "hugepages_free": 931}, hostvars)["files"] + 693, "one for each"
     (error,) = size("ipu1", machine, hostvars, hugepages=True)["errors"]
     assert "1385 MiB are needed in hugepages of 2048 KiB, 238 for st1, 693 for ipu1; 930 are free" in error
     reserving = size("ipu1", machine, hostvars, hugepages=True, hugepages_reserve=True)
