@@ -49,7 +49,8 @@ def mistakes(declared: dict[str, Any]) -> list[str]:
     several = declared.get("paths") or []
     state = declared.get("ana_state") or "optimized"
     if declared.get("address") and not _is_address(declared["address"]):
-        return [f"storage_target_address: wanted an IP address, for SPDK asks no name server, got {declared['address']!r}"]
+        wanted = "wanted an IP address, for SPDK asks no name server"
+        return [f"storage_target_address: {wanted}, got {declared['address']!r}"]
     if state not in ANA_STATES:
         return [f"storage_target_ana_state: wanted one of {', '.join(ANA_STATES)}, got {state!r}"]
     if not isinstance(several, list):
