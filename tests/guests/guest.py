@@ -226,7 +226,7 @@ class Guest:
         """
         script = (
             "cd /sys/block; for disk in vd*; do "
-            '[ -b /dev/$disk ] && echo "$disk;$(cat $disk/size);$(cat $disk/serial)"; done; true'
+            '[ -b "/dev/$disk" ] && echo "$disk;$(cat $disk/size);$(cat $disk/serial)"; done; true'
         )
         rows = [line.split(";", 2) for line in self.sh(script).splitlines()]
         return {serial.strip(): Disk(name, int(sectors) * 512) for name, sectors, serial in rows}
