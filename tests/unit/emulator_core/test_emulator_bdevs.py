@@ -12,7 +12,7 @@ from spdk_emulator.bdev.aio import AioBdev
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op, Status
 from spdk_emulator.bdev.null import NullBdev
-from spdk_emulator.bdev.qos import UNSET
+from spdk_emulator.bdev.qos import UNSET, Bucket
 from spdk_emulator.bdev.stats import Histogram
 
 BLOCKS = 4096
@@ -224,6 +224,18 @@ def test_rate_limits_hold_writes_back(limits: dict[str, int], operations: int, l
         return time.monotonic() - began
 
     assert seconds * 0.7 <= asyncio.run(write()) <= seconds + 2
+
+
+def test_what_io_has_waited_for_is_made_up_for_and_nothing_else_is_saved() -> None:
+    bucket = Bucket(1000.0)
+    start = bucket.filled
+    bucket.fill(start + 5, late=False)
+    assert bucket.tokens == 10, "a slice's, after 5 s without I/O"
+    bucket.tokens = -1.0
+    bucket.fill(start + 5.5, late=True)
+    assert bucket.tokens == pytest.approx(499), "half a second's, for I/O waited all that time"
+    bucket.fill(start + 9, late=True)
+    assert bucket.tokens == 10, "no I/O had to wait for these"
 
 
 def test_limits_change_once_there_is_a_channel_until_nobody_has_the_bdev_open() -> None:

@@ -26,7 +26,7 @@ _SLICE_SECONDS = 0.01
 _READ, _WRITE = 1, 2
 
 
-class _Bucket:
+class Bucket:
     """Tokens that come back with time. It may be overdrawn by one request, so that any size gets through."""
 
     __slots__ = ("rate", "tokens", "filled")
@@ -36,10 +36,20 @@ class _Bucket:
         self.tokens = rate * _SLICE_SECONDS
         self.filled = time.monotonic()
 
-    def wait(self, now: float) -> float:
-        """Seconds until there are tokens again; 0 where there are."""
-        self.tokens = min(self.rate * _SLICE_SECONDS, self.tokens + (now - self.filled) * self.rate)
+    def fill(self, now: float, late: bool) -> None:
+        """Put in what has come since the last time.
+
+        What I/O has waited for is not lost where this process is ``late``, as in SPDK, which makes up for every slice
+        of time that it missed. Nothing else is saved up.
+        """
+        waited = late and self.tokens <= 0
+        self.tokens += (now - self.filled) * self.rate
         self.filled = now
+        if not waited:
+            self.tokens = min(self.rate * _SLICE_SECONDS, self.tokens)
+
+    def wait(self) -> float:
+        """Seconds until there are tokens again; 0 where there are."""
         return 0.0 if self.tokens > 0 else -self.tokens / self.rate
 
 
@@ -49,7 +59,7 @@ class Qos:
     def __init__(self, submit: Callable[[BdevIo], None]) -> None:
         self._submit = submit
         self._limits = dict.fromkeys(LIMITS, 0)
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
         self._held: deque[BdevIo] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.enabled = False
@@ -74,7 +84,7 @@ class Qos:
             self._limits[name] = limit
             self._buckets.pop(name, None)
             if limit:
-                self._buckets[name] = _Bucket(limit if ios else limit * _MIB)
+                self._buckets[name] = Bucket(limit if ios else limit * _MIB)
         self.enabled = any(self._limits.values())
         self._channel = self._channel and self.enabled
         if self._timer is not None:
@@ -91,15 +101,18 @@ class Qos:
         self._channel = True
         self._held.append(io)
         if len(self._held) == 1:
-            self._release()
+            self._release(late=False)
 
-    def _release(self) -> None:
+    def _release(self, late: bool = True) -> None:
+        """``late``: there has been I/O that waits, all the time since the last look."""
         self._timer = None
         now = time.monotonic()
+        for bucket in self._buckets.values():
+            bucket.fill(now, late)
         while self._held:
             io = self._held[0]
             charges = self._charges(io)
-            wait = max((bucket.wait(now) for bucket, _unused in charges), default=0.0)
+            wait = max((bucket.wait() for bucket, _unused in charges), default=0.0)
             if wait > 0:
                 delay = min(wait, _SLICE_SECONDS)
                 self._timer = asyncio.get_running_loop().call_later(delay, self._release)
@@ -110,7 +123,7 @@ class Qos:
             if self._timer is not None:  # what was submitted is done, and its owner has sent more
                 return
 
-    def _charges(self, io: BdevIo) -> list[tuple[_Bucket, int]]:
+    def _charges(self, io: BdevIo) -> list[tuple[Bucket, int]]:
         """What one I/O costs. Only reads and writes count, as in SPDK."""
         if io.op not in (_READ, _WRITE):
             return []
