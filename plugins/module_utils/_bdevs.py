@@ -44,6 +44,11 @@ BDEV = {
 MIB = 2**20
 
 
+def aio_file(bdev: Mapping[str, Any]) -> str | None:
+    """The file that an aio bdev is on, as ``bdev_get_bdevs`` says; None for any other bdev."""
+    return (bdev.get("driver_specific") or {}).get("aio", {}).get("filename")
+
+
 class BdevType:
     """A row of the table below."""
 
@@ -148,7 +153,7 @@ class Bdevs:
             "size": bdev["block_size"] * bdev["num_blocks"],
             "uuid": bdev.get("uuid"),
         }
-        filename = (bdev.get("driver_specific") or {}).get("aio", {}).get("filename")
+        filename = aio_file(bdev)
         return {**view, "filename": filename} if filename else view
 
     def _create(self, item: Item, plan: Plan) -> None:

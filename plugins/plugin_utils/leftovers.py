@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import aio_file
 from ansible_collections.ipdk.storage.plugins.plugin_utils import encryption
 from ansible_collections.ipdk.storage.plugins.plugin_utils.declaration import declared_nsids
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides, disk_uses
@@ -39,7 +40,7 @@ def unlisted(disks: list[Disk], sides: Sides) -> list[Disk]:
                 size=bdev["block_size"] * bdev["num_blocks"],
                 backing=next((key for key, product in BACKINGS.items() if product == bdev["product_name"]), "null"),
                 block_size=bdev["block_size"],
-                filename=(bdev.get("driver_specific") or {}).get("aio", {}).get("filename"),
+                filename=aio_file(bdev),
                 target=target,
                 ipu="",
                 host="",

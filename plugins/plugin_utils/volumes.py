@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _lvols
+from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import aio_file
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
 from ansible_collections.ipdk.storage.plugins.plugin_utils import capacity, items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
@@ -43,7 +44,7 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
             "not destroyed. Declare what it has.",
         )
     if disk.state != "attached":
-        disk.filename = _file(bdev) or disk.filename
+        disk.filename = aio_file(bdev) or disk.filename
         return bdev
     size = _size(bdev)
     for what, wanted, there in (
@@ -75,12 +76,8 @@ def find(disk: Disk, sides: Sides) -> dict[str, Any] | None:
             f"Declare size: {size}, or make it absent first, which destroys its data.",
         )
     # The file that it is on, wherever new ones would be: it comes back with that one.
-    disk.filename = _file(bdev) or disk.filename
+    disk.filename = aio_file(bdev) or disk.filename
     return bdev
-
-
-def _file(bdev: dict[str, Any]) -> str | None:
-    return (bdev.get("driver_specific") or {}).get("aio", {}).get("filename")
 
 
 def _why_not_this_size(disk: Disk, bdev: dict[str, Any], size: int, wanted: int) -> str | None:
@@ -91,7 +88,7 @@ def _why_not_this_size(disk: Disk, bdev: dict[str, Any], size: int, wanted: int)
         return "backing malloc is not resized"
     if size < wanted and disk.backing == "null" and wanted % MIB:
         return "SPDK resizes backing null to whole MiB only"
-    there = _file(bdev) or disk.filename
+    there = aio_file(bdev) or disk.filename
     if size < wanted and there != disk.filename:
         return f"its file is {there}, where {disk.filename} was wanted"
     return None
