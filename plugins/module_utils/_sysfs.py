@@ -45,6 +45,14 @@ class Sysfs:
         except OSError:
             return None
 
+    def _followed(self, *parts: str) -> str:
+        """Where a link of sysfs leads whose directory is no link: one step, many times cheaper than realpath."""
+        path = self.path(*parts)
+        try:
+            return os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        except OSError:
+            return path
+
     def list(self, *parts: str) -> list[str]:
         try:
             return sorted(os.listdir(self.path(*parts)))
@@ -81,9 +89,24 @@ class Sysfs:
         except OSError:
             return None
 
-    def serials(self) -> dict[str, str]:
-        """Serial → name of the disks that have one. Cheap enough to be asked many times a second."""
-        return {serial: name for name in self.disk_names() for serial in [self.serial(name)] if serial}
+    def serials(self, known: dict[tuple[str, int], str] | None = None) -> dict[str, str]:
+        """Serial → name of the disks that have one.
+
+        ``known``: what this method has found so far; whose serial is in it is not asked again. A disk is the same one
+        as long as its directory is: the kernel gives a name to the next disk, too.
+        """
+        serials = {}
+        known = {} if known is None else known
+        for name in self.disk_names():
+            try:
+                disk = (name, os.stat(self.path("sys/block", name)).st_ino)
+            except OSError:
+                continue
+            serial = known.get(disk) or self.serial(name)
+            if serial:
+                serials[serial] = name
+                known[disk] = serial
+        return serials
 
     def usable(self, names: Iterable[str]) -> set[str]:
         """Those that can be opened by their names: the node is there and, where udev runs, a link under by-id."""
@@ -102,9 +125,12 @@ class Sysfs:
         Returns the serials that are still missing, those that are still there, and those that are too small with the
         bytes that they have.
         """
+        if not (present or absent or sizes):
+            return [], [], {}
         deadline = time.monotonic() + timeout
+        known: dict[tuple[str, int], str] = {}
         while True:
-            serials = self.serials()
+            serials = self.serials(known)
             missing = [serial for serial in present if serial not in serials]
             still_there = [serial for serial in absent if serial in serials]
             if present and not missing:
@@ -128,7 +154,7 @@ class Sysfs:
         """The host's NVMe controllers on PCI, those without a namespace among them. ``bridges``: see :mod:`_pci`."""
         found = []
         for name in sorted(self.list("sys/class/nvme"), key=lambda name: [len(name), name]):
-            device = os.path.realpath(self.path("sys/class/nvme", name))
+            device = self._followed("sys/class/nvme", name)
             addresses = _pci.addresses(device)
             place = _pci.place_of_path(device)
             if addresses:
@@ -151,9 +177,11 @@ class Sysfs:
         swaps: set[str],
         opened: dict[str, list[str]] | None,
     ) -> dict[str, Any]:
-        device = os.path.realpath(self.path("sys/block", name))
+        device = self._followed("sys/block", name)
         partitions = [
-            entry for entry in self.list("sys/block", name) if self.read("sys/block", name, entry, "partition")
+            entry
+            for entry in self.list("sys/block", name)
+            if entry.startswith(name) and self.read("sys/block", name, entry, "partition")
         ]
         members = [name, *partitions]
         if not _pci.addresses(device):
@@ -162,7 +190,7 @@ class Sysfs:
         place = _pci.place_of_path(device)
         protocol = "nvme" if name.startswith("nvme") else "virtio_blk"
         drivers = [self.path("sys/block", name, "device/driver"), self.path(_pci.device_of_path(device), "driver")]
-        driver = next((each for each in drivers if os.path.exists(each)), None)
+        driver = next((each for each in drivers if os.path.islink(each)), None)
         by_id = links.get(name, [])
         serial = self.serial(name)
         return {
@@ -173,7 +201,7 @@ class Sysfs:
             "block_size": int(self.read("sys/block", name, "queue/logical_block_size") or 512),
             "pci_address": addresses[-1] if addresses else None,
             "handle": _pci.handle_of_place(place, bridges, protocol) if place else None,
-            "driver": os.path.basename(os.path.realpath(driver)) if driver else None,
+            "driver": os.path.basename(os.readlink(driver)) if driver else None,
             "by_id": next((link for link in by_id if serial and link.endswith(serial)), by_id[0] if by_id else None),
             "wwid": self.read("sys/block", name, "wwid") or self.read("sys/block", name, "device/wwid"),
             "partitions": partitions,

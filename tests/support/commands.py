@@ -30,7 +30,8 @@ CONTEXT_LINES = 8
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 BORDER = re.compile(r"^\s*│ ?")
 """What Molecule draws before each line of Ansible's where it takes its output for a terminal's."""
-REASON_CHARACTERS = 300
+REASON_CHARACTERS = 600
+REASON_LINES = 12
 # Secrets as NVMe and ssh write them. No command prints one; what is printed twice is looked at once more.
 SECRET = re.compile(r"(?:DHHC-1:\d\d:|NVMeTLSkey-1:\d\d:)[A-Za-z0-9+/=]+:?|-----BEGIN [A-Z ]*PRIVATE KEY-----.*")
 
@@ -106,7 +107,7 @@ def reason(failure: Failure) -> str:
     told = next((n for n in range(begin or 0, len(lines)) if TASK.match(lines[n]) or ERROR.match(lines[n])), None)
     if told is None:
         return clean(failure.name)
-    why = " ".join(line.strip() for line in lines[told : told + 4])
+    why = " ".join(line.strip() for line in lines[told : told + REASON_LINES])
     return f"{clean(failure.name)}: {why[:REASON_CHARACTERS]}"
 
 
