@@ -1,4 +1,4 @@
-"""The inventories speak of the same groups; a lab's subnet is its own."""
+"""The inventories speak of the same groups; a lab's subnet is its own; who asks first makes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ansible(command: str, *arguments: str, status: int = 0) -> str:
     }
     program = str(Path(sys.executable).with_name(command))
     done = subprocess.run(
-        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
@@ -71,3 +71,29 @@ def test_a_subnet_that_another_network_has_is_refused() -> None:
         assert lab not in subprocess.check_output(["docker", "network", "ls"], text=True)
     finally:
         subprocess.run(["ip", "link", "delete", device], check=True)
+
+
+def test_check_mode_of_a_lab_that_was_never_made(tmp_path: Path) -> None:
+    lab = "ipdk-asked"
+    variables = {
+        "ipdk_lab_name": lab,
+        "ipdk_lab_network": lab,
+        "ipdk_lab_subnet": "198.18.78.0/24",
+        "ipdk_run_dir": f"{tmp_path}/run",
+        "ipdk_state_dir": f"{tmp_path}/state",
+    }
+    playbooks = ("playbooks/lab.yml", "playbooks/deploy.yml")
+    said = ansible(
+        "ansible-playbook",
+        "-i",
+        "inventories/simulation",
+        "--check",
+        *playbooks,
+        "--extra-vars",
+        json.dumps(variables),
+    )
+    recap = {line.split()[0]: line for line in said.splitlines() if " ok=" in line}
+    assert {node for node, line in recap.items() if "changed=0" not in line} == {"host1", "ipu1", "localhost", "st1"}
+    assert lab not in subprocess.check_output(["docker", "ps", "--all", "--format", "{{.Names}}"], text=True)
+    assert lab not in subprocess.check_output(["docker", "network", "ls"], text=True)
+    assert list(tmp_path.iterdir()) == []
