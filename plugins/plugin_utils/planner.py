@@ -148,8 +148,9 @@ class _Planner:
             self._attach(disk, result, volume, places)
         else:
             self._remove(disk, result, volume, places)
-        if len(self.steps) > first:
-            actions = {step.action for step in self.steps[first:]}
+        # Paths and their ANA states are their subsystem's: nothing becomes of the disk itself.
+        actions = {step.action for step in self.steps[first:]} - {"open", "add paths to"}
+        if actions:
             inplace = next((action for action in ("limit", "grow") if actions <= {action, "limit"}), "attach")
             result["action"] = {"attached": inplace, "detached": "detach", "absent": "destroy"}[disk.state]
 

@@ -52,6 +52,7 @@ def test_an_ana_state_changes_in_place() -> None:
     )
     planned = keeping.run([disk("a"), disk("b")])
     assert [(step["node"], step["action"], step["kind"]) for step in planned["steps"]] == [("st1", "open", "subsystem")]
+    assert planned["text"][0].startswith("0 to attach, 0 to detach, 0 to destroy, 2 unchanged"), "the disks stay"
     assert states(keeping) == {"198.18.0.1:4420": "inaccessible", "198.19.0.1:4420": "optimized"}
     assert [each["ana_state"] for each in keeping.kept["st1"]["subsystems"][0]["listeners"]] == [
         "inaccessible",
@@ -68,6 +69,7 @@ def test_a_path_is_added_to_what_is_there() -> None:
         ("st1", "open", "subsystem", "to ipu1"),
         ("ipu1", "add paths to", "controller", "198.19.0.2:4420"),
     ]
+    assert planned["summary"]["unchanged"] == 2
     assert len(keeping.world.controllers["ipu1"]["st1"]["ctrlrs"]) == 3
     assert keeping.plan([disk("a"), disk("b")])["steps"] == []
 
