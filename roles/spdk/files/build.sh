@@ -13,6 +13,11 @@ set -eu
 # The Python modules that the build needs are the distribution's; so is the interpreter that finds them.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 
+# These are for this script alone: configure takes INSTALL for the program that installs, and make takes every name.
+for own in WORK DIRECTORY NAME INSTALL PROGRAMS KEEP TREE URL TAG COMMIT SUBMODULES OPTIONS ARCH JOBS CC; do
+    eval "value=\${$own-}; unset $own; $own=\$value"
+done
+
 phase() { echo "== $1"; echo "$1" >"$WORK.phase"; }
 
 fetch() {

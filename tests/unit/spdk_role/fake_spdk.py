@@ -12,6 +12,8 @@ from pathlib import Path
 CONFIGURE = """#!/bin/sh
 test -f dpdk/README || { echo 'no submodule'; exit 1; }
 mkdir -p lib; echo 'int one;' >lib/one.c; echo 'int two;' >lib/two.c
+# What autoconf and make would take for their own must not come from whoever builds.
+[ -z "${INSTALL+set}${NAME+set}${TAG+set}${PROGRAMS+set}" ] || { echo "not my environment"; exit 1; }
 printf '%s\\n' "$@" >configured
 """
 MAKEFILE = """all: lib/one.o lib/two.o
