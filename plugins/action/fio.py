@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+from ansible_collections.ipdk.storage.plugins.modules import fio
 from ansible_collections.ipdk.storage.plugins.plugin_utils.followed import FollowedAction
 
 
 class ActionModule(FollowedAction):
-    pass
+    module = fio

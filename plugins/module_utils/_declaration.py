@@ -15,14 +15,13 @@ may have no Ansible.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import BDEV, Bdevs
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import DECLARED, CryptoBdevs
-from ansible_collections.ipdk.storage.plugins.module_utils._files import write_private
+from ansible_collections.ipdk.storage.plugins.module_utils._document import Document
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
 from ansible_collections.ipdk.storage.plugins.module_utils._nbd_disks import NBD, NbdDisks
 from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import CONTROLLER, Controllers
@@ -34,8 +33,6 @@ from ansible_collections.ipdk.storage.plugins.module_utils._resources import Ite
 from ansible_collections.ipdk.storage.plugins.module_utils._vhost_controllers import VHOST_BLK, VhostControllers
 
 VERSION = 1
-
-Document = dict  # of str to anything, see above
 
 
 @dataclass(frozen=True)
@@ -179,27 +176,3 @@ def merge(there: Document | None, more: Document) -> Document:
         if items:
             merged[section.key] = list(items.values())
     return merged
-
-
-def load(path: str) -> Document | None:
-    """The document in a file, unchecked; None where there is no file. Raises Refused for what is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise Refused([f"{path} cannot be read as a declaration: {error}"]) from None
-    if not isinstance(document, dict):
-        raise Refused([f"{path} is no declaration: it has no dictionary"])
-    return document
-
-
-def dump(document: Document) -> str:
-    """The text of a document, the same for equal documents."""
-    return json.dumps(document, indent=1, sort_keys=True) + "\n"
-
-
-def save(path: str, document: Document) -> None:
-    """Write a document for its owner only, as a whole. Raises OSError."""
-    write_private(path, dump(document))

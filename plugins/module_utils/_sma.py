@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import ConnectionFailed, Error, Timeout
+from ansible_collections.ipdk.storage.plugins.module_utils._module import MissingLibrary
 
 SERVICE = "sma.StorageManagementAgent"
 METHODS = ("CreateDevice", "DeleteDevice", "AttachVolume", "DetachVolume", "SetQos", "GetQosCapabilities")
@@ -121,15 +122,6 @@ INTERFACE: dict[
         },
     ),
 }
-
-
-class MissingLibrary(Exception):
-    """A Python library is not there. Attributes: ``library``, ``cause``."""
-
-    def __init__(self, library: str, cause: ImportError) -> None:
-        self.library = library
-        self.cause = cause
-        super().__init__(f"the Python library {library} is missing: {cause}")
 
 
 class SmaError(Error):

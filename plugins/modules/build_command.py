@@ -67,42 +67,42 @@ lines:
 """
 
 import os
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.ipdk.storage.plugins.module_utils._builds import BuildLog, run
+from ansible_collections.ipdk.storage.plugins.module_utils import _builds
+from ansible_collections.ipdk.storage.plugins.module_utils._module import run
 from ansible_collections.ipdk.storage.plugins.module_utils._progress import Progress
+
+ARGUMENTS = {
+    "argv": {"type": "list", "elements": "str", "required": True},
+    "creates": {"type": "path"},
+    "unchanged": {"type": "str", "default": "there"},
+    "what": {"type": "str", "required": True},
+    "progress": {"type": "bool", "default": False},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    what, argv = given["what"], given["argv"]
+    if not argv:
+        return {"failed": True, "msg": f"{what}: argv is empty: name a program"}
+    if given["creates"] and os.path.exists(given["creates"]):
+        return {"changed": False}
+    if check_mode:
+        return {"changed": True}
+    progress = Progress(what)
+    try:
+        status, lines = _builds.run(argv, _builds.BuildLog(), lambda state: progress(*state))
+    except OSError as error:
+        return {"failed": True, "msg": f"{what}: {argv[0]} cannot be run: {error.strerror}"}
+    if status:
+        text = f"{what}: {argv[0]} ended with status {status}: {' | '.join(lines[-5:])}"
+        return {"failed": True, "msg": text, "rc": status, "lines": lines}
+    return {"changed": lines[-1:] != [given["unchanged"]], "rc": status, "lines": lines}
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "argv": {"type": "list", "elements": "str", "required": True},
-            "creates": {"type": "path"},
-            "unchanged": {"type": "str", "default": "there"},
-            "what": {"type": "str", "required": True},
-            "progress": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    wanted = module.params
-    if not wanted["argv"]:
-        module.fail_json(msg=f"{wanted['what']}: argv is empty: name a program")
-    if wanted["creates"] and os.path.exists(wanted["creates"]):
-        module.exit_json(changed=False)
-    if module.check_mode:
-        module.exit_json(changed=True)
-    progress = Progress(wanted["what"])
-    try:
-        status, lines = run(wanted["argv"], BuildLog(), lambda state: progress(*state))
-    except OSError as error:
-        module.fail_json(msg=f"{wanted['what']}: {wanted['argv'][0]} cannot be run: {error.strerror}")
-    if status:
-        module.fail_json(
-            msg=f"{wanted['what']}: {wanted['argv'][0]} ended with status {status}: {' | '.join(lines[-5:])}",
-            rc=status,
-            lines=lines,
-        )
-    module.exit_json(changed=lines[-1:] != [wanted["unchanged"]], rc=status, lines=lines)
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

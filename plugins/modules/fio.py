@@ -176,70 +176,70 @@ job_file:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.ipdk.storage.plugins.module_utils import _fio
+from ansible_collections.ipdk.storage.plugins.module_utils._module import run
 from ansible_collections.ipdk.storage.plugins.module_utils._sysfs import Sysfs
+
+JOB = {
+    "name": {"type": "str", "required": True},
+    "serial": {"type": "str"},
+    "filename": {"type": "path"},
+    "rw": {
+        "type": "str",
+        "choices": ["read", "write", "randread", "randwrite", "rw", "randrw"],
+        "default": "randread",
+    },
+    "bs": {"type": "str", "default": "4k"},
+    "iodepth": {"type": "int", "default": 16},
+    "ioengine": {"type": "str", "default": "libaio"},
+    "direct": {"type": "bool", "default": True},
+    "size": {"type": "str"},
+    "offset": {"type": "str"},
+    "io_size": {"type": "str"},
+    "runtime": {"type": "int"},
+    "rwmixread": {"type": "int"},
+    "verify": {"type": "str", "choices": ["crc32c", "crc64", "md5", "sha256", "xxhash"]},
+    "options": {"type": "dict"},
+}
+ARGUMENTS = {
+    "jobs": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": JOB,
+        "required_one_of": [("serial", "filename")],
+        "mutually_exclusive": [("serial", "filename")],
+    },
+    "allow_write": {"type": "list", "elements": "str", "default": []},
+    "force": {"type": "bool", "default": False},
+    "sequential": {"type": "bool", "default": False},
+    "timeout": {"type": "float", "default": 600.0},
+    "progress": {"type": "bool", "default": False},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    try:
+        jobs = _fio.resolve(given["jobs"], given["allow_write"], given["force"], Sysfs())
+        result = {
+            "changed": any(_fio.writes(job) for job in jobs),
+            "job_file": _fio.job_file(jobs, given["sequential"]),
+        }
+        if check_mode:
+            found = [{"name": job["name"], "disk": job["disk"], "filename": job["path"]} for job in jobs]
+            return {"jobs": found, **result}
+        measured = _fio.run(jobs, given["sequential"], given["timeout"])
+    except _fio.FioError as error:
+        known = {**result, "jobs": error.jobs} if error.jobs else {}
+        return {"failed": True, "msg": str(error), **known}
+    wrong = _fio.complaints(measured)
+    failure = {"failed": True, "msg": wrong} if wrong else {}
+    return {"jobs": measured, **result, **failure}
 
 
 def main() -> None:
-    job = {
-        "name": {"type": "str", "required": True},
-        "serial": {"type": "str"},
-        "filename": {"type": "path"},
-        "rw": {
-            "type": "str",
-            "choices": ["read", "write", "randread", "randwrite", "rw", "randrw"],
-            "default": "randread",
-        },
-        "bs": {"type": "str", "default": "4k"},
-        "iodepth": {"type": "int", "default": 16},
-        "ioengine": {"type": "str", "default": "libaio"},
-        "direct": {"type": "bool", "default": True},
-        "size": {"type": "str"},
-        "offset": {"type": "str"},
-        "io_size": {"type": "str"},
-        "runtime": {"type": "int"},
-        "rwmixread": {"type": "int"},
-        "verify": {"type": "str", "choices": ["crc32c", "crc64", "md5", "sha256", "xxhash"]},
-        "options": {"type": "dict"},
-    }
-    module = AnsibleModule(
-        argument_spec={
-            "jobs": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": job,
-                "required_one_of": [("serial", "filename")],
-                "mutually_exclusive": [("serial", "filename")],
-            },
-            "allow_write": {"type": "list", "elements": "str", "default": []},
-            "force": {"type": "bool", "default": False},
-            "sequential": {"type": "bool", "default": False},
-            "timeout": {"type": "float", "default": 600.0},
-            "progress": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    wanted = module.params
-    result: dict[str, Any] = {}
-    try:
-        jobs = _fio.resolve(wanted["jobs"], wanted["allow_write"], wanted["force"], Sysfs())
-        result = {
-            "changed": any(_fio.writes(job) for job in jobs),
-            "job_file": _fio.job_file(jobs, wanted["sequential"]),
-        }
-        if module.check_mode:
-            found = [{"name": job["name"], "disk": job["disk"], "filename": job["path"]} for job in jobs]
-            module.exit_json(jobs=found, **result)
-        measured = _fio.run(jobs, wanted["sequential"], wanted["timeout"])
-    except _fio.FioError as error:
-        known = {**result, "jobs": error.jobs} if error.jobs else {}
-        module.fail_json(msg=str(error), **known)
-    wrong = _fio.complaints(measured)
-    if wrong:
-        module.fail_json(msg=wrong, jobs=measured, **result)
-    module.exit_json(jobs=measured, **result)
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -176,16 +176,18 @@ too_small:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from typing import Any
+
 from ansible_collections.ipdk.storage.plugins.module_utils._host_disks import ARGUMENTS, look
+from ansible_collections.ipdk.storage.plugins.module_utils._module import run
+
+
+def work(given: dict[str, Any], _check_mode: bool) -> dict[str, Any]:
+    return look(given)
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    result = look(module.params)
-    if result.pop("failed", False):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

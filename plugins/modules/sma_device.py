@@ -190,10 +190,8 @@ outcome:
       elements: dict
 """
 
-from ansible.module_utils.basic import missing_required_lib
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import STATE
-from ansible_collections.ipdk.storage.plugins.module_utils._sma import MissingLibrary
 from ansible_collections.ipdk.storage.plugins.module_utils._sma_devices import converge
 
 DEVICE = {
@@ -205,24 +203,20 @@ DEVICE = {
     "replug": {"type": "bool", "default": False},
     "state": STATE,
 }
+ARGUMENTS = {
+    **CONNECTION,
+    "address": {"type": "str", "required": True},
+    "timeout": {"type": "float", "default": 60.0},
+    "devices": {"type": "list", "elements": "dict", "required": True, "options": DEVICE},
+    "max_devices": {"type": "int", "default": 64},
+    "wait": {"type": "float", "default": 10.0},
+    "progress": {"type": "bool", "default": False},
+}
+work = converge
 
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "address": {"type": "str", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "devices": {"type": "list", "elements": "dict", "required": True, "options": DEVICE},
-            "max_devices": {"type": "int", "default": 64},
-            "wait": {"type": "float", "default": 10.0},
-            "progress": {"type": "bool", "default": False},
-        }
-    )
-    try:
-        result = converge(module.params, module.check_mode)
-    except MissingLibrary as missing:
-        module.fail_json(msg=f"Nothing was changed. {missing_required_lib(missing.library)}", exception=missing.cause)
-    leave(module, result)
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -88,28 +88,29 @@ qos_capabilities:
   sample: {device: [rw_iops, rw_bandwidth], volume: [rw_iops, rw_bandwidth]}
 """
 
-from ansible.module_utils.basic import missing_required_lib
+from typing import Any
+
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Error
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._sma import MissingLibrary
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._sma_devices import look
+
+ARGUMENTS = {
+    **CONNECTION,
+    "address": {"type": "str", "required": True},
+    "timeout": {"type": "float", "default": 60.0},
+    "wait": {"type": "float", "default": 0.0},
+}
+
+
+def work(given: dict[str, Any], _check_mode: bool) -> dict[str, Any]:
+    try:
+        return {"changed": False, **look(given)}
+    except (Error, ValueError) as error:
+        return {"failed": True, "msg": str(error)}
 
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "address": {"type": "str", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "wait": {"type": "float", "default": 0.0},
-        }
-    )
-    try:
-        result = look(module.params)
-    except MissingLibrary as missing:
-        module.fail_json(msg=missing_required_lib(missing.library), exception=missing.cause)
-    except (Error, ValueError) as error:
-        module.fail_json(msg=str(error))
-    leave(module, {"changed": False, **result})
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -151,9 +151,7 @@ outcome:
       elements: dict
 """
 
-from ansible.module_utils.basic import missing_required_lib
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
-from ansible_collections.ipdk.storage.plugins.module_utils._sma import MissingLibrary
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._sma_qos import FIELDS, converge
 
 DEVICE = {
@@ -162,21 +160,17 @@ DEVICE = {
     "volume": {"type": "str"},
     **{name: {"type": "str"} for name in FIELDS},
 }
+ARGUMENTS = {
+    **CONNECTION,
+    "address": {"type": "str", "required": True},
+    "timeout": {"type": "float", "default": 60.0},
+    "devices": {"type": "list", "elements": "dict", "required": True, "options": DEVICE},
+}
+work = converge
 
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "address": {"type": "str", "required": True},
-            "timeout": {"type": "float", "default": 60.0},
-            "devices": {"type": "list", "elements": "dict", "required": True, "options": DEVICE},
-        }
-    )
-    try:
-        result = converge(module.params, module.check_mode)
-    except MissingLibrary as missing:
-        module.fail_json(msg=f"Nothing was changed. {missing_required_lib(missing.library)}", exception=missing.cause)
-    leave(module, result)
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

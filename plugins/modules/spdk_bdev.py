@@ -106,20 +106,25 @@ outcome:
       elements: dict
 """
 
+from typing import Any
+
 from ansible_collections.ipdk.storage.plugins.module_utils._bdevs import BDEV, Bdevs
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
+
+ARGUMENTS = {
+    **CONNECTION,
+    "bdevs": {"type": "list", "elements": "dict", "required": True, "options": BDEV},
+    "force": {"type": "bool", "default": False},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    return converge(Bdevs(force=given["force"]), lambda: Bdevs.normalise(given["bdevs"]), given, check_mode)
 
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "bdevs": {"type": "list", "elements": "dict", "required": True, "options": BDEV},
-            "force": {"type": "bool", "default": False},
-        }
-    )
-    family = Bdevs(force=module.params["force"])
-    leave(module, converge(family, lambda: Bdevs.normalise(module.params["bdevs"]), module.params, module.check_mode))
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

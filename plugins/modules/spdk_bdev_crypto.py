@@ -115,17 +115,18 @@ outcome:
 """
 
 from ansible_collections.ipdk.storage.plugins.module_utils._crypto import BDEV_CRYPTO, converge
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
+
+ARGUMENTS = {
+    **CONNECTION,
+    "crypto": {"type": "list", "elements": "dict", "required": True, "options": BDEV_CRYPTO},
+    "wait": {"type": "float", "default": 10.0},
+}
+work = converge
 
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "crypto": {"type": "list", "elements": "dict", "required": True, "options": BDEV_CRYPTO},
-            "wait": {"type": "float", "default": 10.0},
-        }
-    )
-    leave(module, converge(module.params, module.check_mode))
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -81,15 +81,24 @@ outcome:
       elements: dict
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._qos import BDEV_QOS, BdevLimits
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
+ARGUMENTS = {
+    **CONNECTION,
+    "qos": {"type": "list", "elements": "dict", "required": True, "options": BDEV_QOS},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    return converge(BdevLimits(), lambda: BdevLimits.normalise(given["qos"]), given, check_mode)
+
 
 def main() -> None:
-    module = spdk_module({"qos": {"type": "list", "elements": "dict", "required": True, "options": BDEV_QOS}})
-    wanted = module.params["qos"]
-    leave(module, converge(BdevLimits(), lambda: BdevLimits.normalise(wanted), module.params, module.check_mode))
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

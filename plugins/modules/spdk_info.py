@@ -83,9 +83,11 @@ unsupported:
   elements: str
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._declaration import load
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._document import load
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error, Unsupported
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import listeners_with_ana
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Refused
 
@@ -101,36 +103,39 @@ SECTIONS = {
     "iostat": ("bdev_get_iostat", None),
     "methods": ("rpc_get_methods", {"current": True}),
 }
+ARGUMENTS = {
+    **CONNECTION,
+    "gather": {"type": "list", "elements": "str", "choices": [*SECTIONS, "listeners"], "default": ["version"]},
+    "declaration_file": {"type": "path"},
+}
 
 
-def main() -> None:
-    module = spdk_module(
-        {
-            "gather": {"type": "list", "elements": "str", "choices": [*SECTIONS, "listeners"], "default": ["version"]},
-            "declaration_file": {"type": "path"},
-        }
-    )
-    sections = [section for section in dict.fromkeys(module.params["gather"]) if section != "listeners"]
+def work(given: dict[str, Any], _check_mode: bool) -> dict[str, Any]:
+    sections = [section for section in dict.fromkeys(given["gather"]) if section != "listeners"]
     told = {}
     declaration = {}
     try:
-        if module.params["declaration_file"]:
-            declaration = {"declaration": load(module.params["declaration_file"])}
-        with Client(module.params["rpc_socket"], module.params["rpc_timeout"]) as client:
+        if given["declaration_file"]:
+            declaration = {"declaration": load(given["declaration_file"])}
+        with Client(given["rpc_socket"], given["rpc_timeout"]) as client:
             answers = dict(zip(sections, client.pipeline([SECTIONS[section] for section in sections])))
-            if "listeners" in module.params["gather"]:
+            if "listeners" in given["gather"]:
                 subsystems = answers.get("subsystems")
                 if not isinstance(subsystems, list):
                     subsystems = client.call("nvmf_get_subsystems")
                 told = {"listeners": listeners_with_ana(client, subsystems)}
     except (Error, Refused, ValueError) as error:
-        module.fail_json(msg=str(error))
+        return {"failed": True, "msg": str(error)}
     unsupported = [section for section, answer in answers.items() if isinstance(answer, Unsupported)]
     spdk = {section: answer for section, answer in answers.items() if section not in unsupported} | told
     broken = [str(answer) for answer in spdk.values() if isinstance(answer, Error)]
     if broken:
-        module.fail_json(msg="; ".join(dict.fromkeys(broken)))
-    leave(module, {"changed": False, "spdk": spdk, "unsupported": unsupported, **declaration})
+        return {"failed": True, "msg": "; ".join(dict.fromkeys(broken))}
+    return {"changed": False, "spdk": spdk, "unsupported": unsupported, **declaration}
+
+
+def main() -> None:
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -202,29 +202,29 @@ lvols:
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._lvols import LVOL, STORE, Lvols
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Outcome
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
+ARGUMENTS = {
+    **CONNECTION,
+    "stores": {"type": "list", "elements": "dict", "default": [], "options": STORE},
+    "lvols": {"type": "list", "elements": "dict", "default": [], "options": LVOL},
+    "force": {"type": "bool", "default": False},
+}
 
-def main() -> None:
-    module = spdk_module(
-        {
-            "stores": {"type": "list", "elements": "dict", "default": [], "options": STORE},
-            "lvols": {"type": "list", "elements": "dict", "default": [], "options": LVOL},
-            "force": {"type": "bool", "default": False},
-        }
-    )
-    given = module.params
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     family = Lvols(force=given["force"])
 
     def look(client: Any, outcome: Outcome, items: Any) -> dict[str, Any]:
-        return family.results(client, items, outcome.after, module.check_mode)
+        return family.results(client, items, outcome.after, check_mode)
 
-    def wanted() -> list[dict[str, Any]]:
-        return Lvols.normalise(given["stores"], given["lvols"])
+    return converge(family, lambda: Lvols.normalise(given["stores"], given["lvols"]), given, check_mode, look)
 
-    leave(module, converge(family, wanted, given, module.check_mode, look))
+
+def main() -> None:
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

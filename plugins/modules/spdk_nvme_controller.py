@@ -165,7 +165,7 @@ bdevs:
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._checks import check_bdev
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers import (
     CONTROLLER,
     Controllers,
@@ -174,17 +174,15 @@ from ansible_collections.ipdk.storage.plugins.module_utils._nvme_controllers imp
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Outcome, Refused
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
+ARGUMENTS = {
+    **CONNECTION,
+    "controllers": {"type": "list", "elements": "dict", "required": True, "options": CONTROLLER},
+    "wait_for_bdevs": {"type": "list", "elements": "str", "default": []},
+    "wait_timeout": {"type": "float", "default": 30.0},
+}
 
-def main() -> None:
-    module = spdk_module(
-        {
-            "controllers": {"type": "list", "elements": "dict", "required": True, "options": CONTROLLER},
-            "wait_for_bdevs": {"type": "list", "elements": "str", "default": []},
-            "wait_timeout": {"type": "float", "default": 30.0},
-        }
-    )
-    given = module.params
 
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     def wanted() -> list[dict[str, Any]]:
         problems: list[str] = []
         for index, name in enumerate(given["wait_for_bdevs"]):
@@ -195,7 +193,7 @@ def main() -> None:
 
     def look(client: Any, outcome: Outcome, items: Any) -> dict[str, Any]:
         # What check mode has not attached will not show up, nor what could not be attached.
-        seconds = 0.0 if module.check_mode or outcome.failed else given["wait_timeout"]
+        seconds = 0.0 if check_mode or outcome.failed else given["wait_timeout"]
         bdevs, missing = wait_for_bdevs(client, items, given["wait_for_bdevs"], seconds)
         if seconds:
             outcome.failed += [
@@ -204,7 +202,11 @@ def main() -> None:
             ]
         return {"bdevs": bdevs}
 
-    leave(module, converge(Controllers(), wanted, given, module.check_mode, look))
+    return converge(Controllers(), wanted, given, check_mode, look)
+
+
+def main() -> None:
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -174,21 +174,26 @@ outcome:
       elements: dict
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import PURGEABLE, SUBSYSTEM, Subsystems
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
+ARGUMENTS = {
+    **CONNECTION,
+    "subsystems": {"type": "list", "elements": "dict", "required": True, "options": SUBSYSTEM},
+    "purge": {"type": "list", "elements": "str", "choices": list(PURGEABLE), "default": []},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    family = Subsystems(purge=given["purge"])
+    return converge(family, lambda: Subsystems.normalise(given["subsystems"]), given, check_mode)
+
 
 def main() -> None:
-    module = spdk_module(
-        {
-            "subsystems": {"type": "list", "elements": "dict", "required": True, "options": SUBSYSTEM},
-            "purge": {"type": "list", "elements": "str", "choices": list(PURGEABLE), "default": []},
-        }
-    )
-    items = module.params["subsystems"]
-    family = Subsystems(purge=module.params["purge"])
-    leave(module, converge(family, lambda: Subsystems.normalise(items), module.params, module.check_mode))
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

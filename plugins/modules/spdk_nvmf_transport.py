@@ -123,15 +123,24 @@ outcome:
       elements: dict
 """
 
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from typing import Any
+
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_transports import TRANSPORT, Transports
 from ansible_collections.ipdk.storage.plugins.module_utils._resources import converge
 
+ARGUMENTS = {
+    **CONNECTION,
+    "transports": {"type": "list", "elements": "dict", "required": True, "options": TRANSPORT},
+}
+
+
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    return converge(Transports(), lambda: Transports.normalise(given["transports"]), given, check_mode)
+
 
 def main() -> None:
-    module = spdk_module({"transports": {"type": "list", "elements": "dict", "required": True, "options": TRANSPORT}})
-    items = module.params["transports"]
-    leave(module, converge(Transports(), lambda: Transports.normalise(items), module.params, module.check_mode))
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -99,27 +99,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import SECRET_PARAMS, Client, Error
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 
 CALL = {"method": {"type": "str", "required": True}, "params": {"type": "dict"}}
+ARGUMENTS = {
+    **CONNECTION,
+    "method": {"type": "str"},
+    "params": {"type": "dict"},
+    "calls": {"type": "list", "elements": "dict", "options": CALL},
+    "changes": {"type": "bool"},
+}
 
 
-def main() -> None:
-    module = spdk_module(
-        {
-            "method": {"type": "str"},
-            "params": {"type": "dict"},
-            "calls": {"type": "list", "elements": "dict", "options": CALL},
-            "changes": {"type": "bool"},
-        },
-        mutually_exclusive=[("method", "calls"), ("params", "calls")],
-        required_one_of=[("method", "calls")],
-        no_log=True,  # the log of the machine: what would be hidden is known only after it is written
-    )
-    given = module.params
-    calls = given["calls"] if given["calls"] is not None else [{"method": given["method"], "params": given["params"]}]
-    module.no_log_values.update(_secrets([call["params"] for call in calls]))
-
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    calls = _calls(given)
     result: dict[str, Any] = {"changed": False, "results": []}
     would_call = []
     try:
@@ -127,7 +120,7 @@ def main() -> None:
             for index, call in enumerate(calls):
                 changes = _changes(call["method"]) if given["changes"] is None else given["changes"]
                 try:
-                    if changes and module.check_mode:
+                    if changes and check_mode:
                         would_call.append(call["method"])
                     else:
                         result["results"].append(client.call(call["method"], call["params"]))
@@ -138,11 +131,26 @@ def main() -> None:
                     break
     except (Error, ValueError) as error:
         result.update(failed=True, msg=str(error), not_tried=[call["method"] for call in calls])
-    if module.check_mode:
+    if check_mode:
         result["would_call"] = would_call
     if given["method"] is not None and result["results"]:
         result["result"] = result["results"][0]
-    leave(module, result)
+    return result
+
+
+def main() -> None:
+    run(
+        ARGUMENTS,
+        work,
+        hidden=lambda given: _secrets([call["params"] for call in _calls(given)]),
+        mutually_exclusive=[("method", "calls"), ("params", "calls")],
+        required_one_of=[("method", "calls")],
+        no_log=True,  # the log of the machine: what would be hidden is known only after it is written
+    )
+
+
+def _calls(given: dict[str, Any]) -> list[dict[str, Any]]:
+    return given["calls"] if given["calls"] is not None else [{"method": given["method"], "params": given["params"]}]
 
 
 def _changes(method: str) -> bool:

@@ -94,30 +94,30 @@ remembered:
 
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
+from ansible_collections.ipdk.storage.plugins.module_utils import _declaration, _document
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
-from ansible_collections.ipdk.storage.plugins.module_utils._module import leave, spdk_module
+from ansible_collections.ipdk.storage.plugins.module_utils._module import CONNECTION, run
 from ansible_collections.ipdk.storage.plugins.module_utils._reconcile import Refused
 
+ARGUMENTS = {
+    **CONNECTION,
+    "declaration": {"type": "dict", "required": True},
+    "remember": {"type": "path"},
+}
 
-def main() -> None:
-    module = spdk_module({"declaration": {"type": "dict", "required": True}, "remember": {"type": "path"}})
-    leave(module, converge(module.params, module.check_mode))
 
-
-def converge(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """From the module's parameters to its result."""
+def work(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     remembered: dict[str, Any] = {}
     try:
         items = _declaration.check(given["declaration"])
         with Client(given["rpc_socket"], given["rpc_timeout"]) as client:
             outcome = _declaration.predict(items, client)
             if given["remember"]:
-                there = _declaration.load(given["remember"])
+                there = _document.load(given["remember"])
                 document = _declaration.merge(there, given["declaration"])
                 remembered = {"remembered": document != there}
                 if document != there and not check_mode:
-                    _declaration.save(given["remember"], document)
+                    _document.save(given["remember"], document)
             if outcome.changed and not check_mode:
                 outcome = _declaration.apply(items, client)
     except Refused as refused:
@@ -132,6 +132,10 @@ def converge(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if outcome.failed:
         result.update(failed=True, msg=outcome.summary())
     return result
+
+
+def main() -> None:
+    run(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import time
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.ipdk.storage.plugins.module_utils._progress import VARIABLE
+from ansible_collections.ipdk.storage.plugins.plugin_utils.light import LightAction, display
 
 LONGEST = 24 * 3600
 """Seconds after which Ansible ends the module; those with timeouts of their own are done long before."""
@@ -23,27 +22,57 @@ ASK_SECONDS = 0.5
 SAY_SECONDS = 5.0
 OF_THE_JOB = ("ansible_job_id", "started", "finished", "results_file")
 """What async_status adds to a module's result."""
+_IN_THE_BACKGROUND = f"""\
+import os, tempfile
+directory = tempfile.mkdtemp(prefix="ipdk-")
+os.environ[{VARIABLE!r}] = directory + "/progress"
 
-display = Display()
+def leave(text):
+    with open(directory + "/new", "w") as file:
+        file.write(text)
+    os.rename(directory + "/new", directory + "/result")
+
+leave(json.dumps({{"started": 1}}))
+pid = os.fork()
+if pid:
+    print(json.dumps({{"directory": directory, "pid": pid}}))
+else:
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    leave(result())
+"""
+"""What such a program ends with: its result goes to a file, the way to that file to whoever started it."""
 
 
-class FollowedAction(ActionBase):
+class FollowedAction(LightAction):
     """The action of a module with the option ``progress``; without it, or in check mode, it is like that of any other.
 
-    What is asked meanwhile is the shell of the node; a second module fetches the result.
+    What is asked meanwhile is the shell of the node.
     """
 
-    _supports_check_mode = True
-    _supports_async = True
-
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
         if self._task.async_val or self._task.check_mode or not boolean(self._task.args.get("progress"), strict=False):
-            wrap = bool(self._task.async_val) and not self._connection.has_native_async
-            return {**result, **self._execute_module(task_vars=task_vars, wrap_async=wrap)}
-        return {**result, **self._follow(task_vars or {})}
+            return super().run(tmp, task_vars)
+        result = super(LightAction, self).run(tmp, task_vars)
+        task_vars = task_vars or {}
+        done = self._follow_program(task_vars)
+        return {**result, **(self._follow_module(task_vars) if done is None else done)}
 
-    def _follow(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _follow_program(self, task_vars: dict[str, Any]) -> dict[str, Any] | None:
+        started = self.execute(task_vars, _IN_THE_BACKGROUND)
+        if started is None:
+            return None
+        directory = shlex.quote(started["directory"])
+        ask = f"kill -0 {started['pid']} 2>/dev/null || echo over; cat {directory}/result; echo; "
+        ask += f"cat {directory}/progress 2>/dev/null; :"
+        done = self._watch(ask, task_vars.get("inventory_hostname", ""))
+        self._low_level_execute_command(f"rm -rf {directory}")
+        return None if done is None else self.shown(done)
+
+    def _follow_module(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Ansible's own way into the background; a second module fetches the result."""
         if self._connection._shell.tmpdir is None:
             self._make_tmp_path()
         file = self._connection._shell.join_path(self._connection._shell.tmpdir, "progress")
@@ -58,25 +87,33 @@ class FollowedAction(ActionBase):
         if "ansible_job_id" not in started:
             self._remove_tmp_path(self._connection._shell.tmpdir, force=True)
             return dict(started)  # it did not even begin
-        self._watch(started["results_file"], file, task_vars.get("inventory_hostname", ""))
+        results = shlex.quote(started["results_file"])
+        ask = f"cat {results}; echo; cat {shlex.quote(file)} 2>/dev/null; :"
+        self._watch(ask, task_vars.get("inventory_hostname", ""))
         job = {
             "jid": started["ansible_job_id"],
             "_async_dir": posixpath.dirname(started["results_file"]),
             "mode": "status",
         }
         done = self._execute_module("ansible.legacy.async_status", job, task_vars=task_vars)
-        self._low_level_execute_command(f"rm -f {shlex.quote(started['results_file'])}")
+        self._low_level_execute_command(f"rm -f {results}")
         return {key: value for key, value in done.items() if key not in OF_THE_JOB}
 
-    def _watch(self, results: str, file: str, node: str) -> None:
-        """Until the module has left its results."""
-        ask = f"cat {shlex.quote(results)}; echo; cat {shlex.quote(file)} 2>/dev/null; :"
+    def _watch(self, ask: str, node: str) -> dict[str, Any] | None:
+        """The result that is left at the end; null where there is none, for what should leave it is no more.
+
+        ``ask``: a command that prints a line of the result, and one of the progress; before them ``over`` where nothing
+        is at work any more.
+        """
         said, at = "", time.monotonic()
         while True:
             lines = str(self._low_level_execute_command(ask)["stdout"]).split("\n")
-            state, told = _read(lines[0]), _read(lines[1] if len(lines) > 1 else "")
+            over = lines[0] == "over"
+            state, told = (_read(line) for line in [*lines[over:], ""][:2])
             if "started" not in state or state.get("finished"):
-                return
+                return state
+            if over:
+                return None
             if told and time.monotonic() - at >= SAY_SECONDS:
                 line = sentence(node, told)
                 if line != said:

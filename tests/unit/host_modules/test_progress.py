@@ -93,13 +93,14 @@ PLAY = """
 """
 
 
-def play(tmp_path: Path, follow: bool, *more: str) -> str:
+def play(tmp_path: Path, follow: bool, *more: str, python: str = sys.executable) -> str:
+    (tmp_path / "tmp").mkdir(exist_ok=True)
     (tmp_path / "data").write_bytes(bytes(1 << 20))
     (tmp_path / "play.yml").write_text(PLAY.replace("FILE", str(tmp_path / "data")))
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", "-c", "local", *more]
-    variables = {"follow": follow, "ansible_python_interpreter": sys.executable}
+    variables = {"follow": follow, "ansible_python_interpreter": python}
     env = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_ASYNC_DIR": str(tmp_path / "async")}
-    env |= {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections")}
+    env |= {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections"), "TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run(
         [*command, tmp_path / "play.yml", "-e", json.dumps(variables)],
         cwd=tmp_path,
@@ -113,20 +114,46 @@ def play(tmp_path: Path, follow: bool, *more: str) -> str:
     return done.stdout + done.stderr
 
 
+def keys(text: str) -> str:
+    return text.partition("keys=")[2].partition('"')[0]
+
+
 def test_an_operator_sees_how_far_it_is_and_gets_the_same_result(tmp_path: Path) -> None:
     said = play(tmp_path, follow=True)
     assert "localhost: fio jobs 0 of 1, at work: slow, " in said
     plain = play(tmp_path, follow=False)
     assert "fio jobs" not in plain
-
-    def keys(text: str) -> str:
-        return text.partition("keys=")[2].partition('"')[0]
-
     assert keys(said) == keys(plain) and "jobs" in keys(said)
     assert said.count("jobs is empty: name at least one job") == plain.count("jobs is empty: name at least one job") > 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "async").exists()
+
+
+def test_a_module_in_the_background_says_the_same(tmp_path: Path) -> None:
+    """Where no program gets through, Ansible's own way into the background is left."""
+    said = play(tmp_path, follow=True, python=interpreter(tmp_path, "exit 9"))
+    assert "localhost: fio jobs 0 of 1, at work: slow, " in said
+    assert "jobs" in keys(said) and "jobs is empty: name at least one job" in said
     assert list((tmp_path / "async").iterdir()) == []
+
+
+def test_where_the_program_dies_the_module_does_its_work(tmp_path: Path) -> None:
+    """It began, in the background, and was killed."""
+    killed = f"sed 's/^    leave(result())$/    os.kill(os.getpid(), 9)/' | exec {sys.executable} -"
+    said = play(tmp_path, follow=True, python=interpreter(tmp_path, killed))
+    assert "localhost: fio jobs 0 of 1, at work: slow, " in said and "jobs" in keys(said)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def interpreter(tmp_path: Path, program: str) -> str:
+    """A Python that does something else with a program on its standard input."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\nif [ "$1" = - ]; then {program}; else exec {sys.executable} "$@"; fi\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def test_check_mode_runs_nothing_in_the_background(tmp_path: Path) -> None:
     assert "ios=none" in play(tmp_path, True, "--check")
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "async").exists()

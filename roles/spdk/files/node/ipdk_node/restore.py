@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
+from ansible_collections.ipdk.storage.plugins.module_utils import _declaration, _document
 from ansible_collections.ipdk.storage.plugins.module_utils._declaration import SECTIONS, Section
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, ConnectionFailed, Error, RpcError
 from ansible_collections.ipdk.storage.plugins.module_utils._nvmf_subsystems import Subsystems
@@ -91,7 +91,7 @@ class Restore:
         return False
 
     def _round(self, begin: float) -> bool:
-        document = _declaration.load(self.path)
+        document = _document.load(self.path)
         if document is None:
             say(f"there is no {self.path}: nothing to restore")
             return True
