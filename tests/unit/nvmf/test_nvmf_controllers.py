@@ -9,13 +9,14 @@ import uuid
 import zlib
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, Queue, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import auth, nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Io, Lid, Property, Sc
 from spdk_emulator.nvmf.models import Referral
 from spdk_emulator.nvmf.subsystem import Address, Host, NvmfError, is_valid_nqn
+from support.host_queue import HOST_NQN, NQN, Queue
 from support.ports import free_port
 
 IN_DATA = 1 << 16

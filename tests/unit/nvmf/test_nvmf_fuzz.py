@@ -7,10 +7,11 @@ import random
 import uuid
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, Queue, Terminated, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Fabrics, Io
 from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, H2CData, IcReq, TermReq
+from support.host_queue import HOST_NQN, NQN, Queue, Terminated
 
 ROUNDS = 150
 

@@ -7,12 +7,13 @@ import random
 import struct
 
 import pytest
-from nvmf_host import Terminated, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.nvme import Io, Sc
 from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, Fes, H2CData
+from support.host_queue import Terminated
 
 DATA = random.Random(3).randbytes(131072)
 
