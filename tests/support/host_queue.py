@@ -109,7 +109,7 @@ class Queue:
         while True:
             pdu = await self.receive()
             if isinstance(pdu, R2T) and pdu.cccid == cid:
-                self._answer(pdu, payload)
+                self.answer(pdu, payload)
             elif isinstance(pdu, C2HData) and pdu.cccid == cid:
                 assert pdu.data_digest_ok
                 assert pdu.offset == len(data)
@@ -129,7 +129,8 @@ class Queue:
         """How a command has ended."""
         return (await self.wait(cid, payload))[0].status
 
-    def _answer(self, request: R2T, payload: bytes) -> None:
+    def answer(self, request: R2T, payload: bytes) -> None:
+        """Send the data that was asked for."""
         wanted = payload[request.offset : request.offset + request.length]
         step = -(-len(wanted) // self.pieces // 4) * 4
         for offset in range(0, len(wanted), step):
