@@ -442,6 +442,10 @@ def test_abort_waits_for_the_commands_of_the_preempted(spdk: Spdk, slow: str, ac
         preempt = first.io.submit(Io.RESERVATION_ACQUIRE, 3, (action | EA << 8,), data=keys)
         written = asyncio.create_task(second.io.status(write))
         if action == PREEMPT_AND_ABORT:
+            registrants = 2
+            while registrants == 2:
+                done, data = await third.io.run(Io.RESERVATION_REPORT, 3, (1023, 1), length=4096)
+                registrants = nvme.RESERVATION_STATUS.unpack(data)["regctl"]
             queued = third.io.submit(Io.RESERVATION_REGISTER, 3, (REGISTER,), data=struct.pack("<QQ", 0, 0x13))
             done, data = await third.io.run(Io.RESERVATION_REPORT, 3, (1023, 1), length=4096)
             assert (done.status, nvme.RESERVATION_STATUS.unpack(data)["regctl"]) == (0, 1)

@@ -183,7 +183,9 @@ def test_a_bdev_without_an_operation_refuses_it() -> None:
         world.bdevs.register(NullBdev("n", 512, 2048))
         world.subsystem.add_namespace("n", 5)
         _unused, queue = await world.io()
-        assert (await queue.run(Io.COMPARE, 5, (0, 0, 0), data=bytes(512)))[0].status == Sc.INVALID_OPCODE
+        deallocate = struct.pack("<IIQ", 0, 1, 0)
+        done, _unused = await queue.run(Io.DATASET_MANAGEMENT, 5, (0, 4), data=deallocate)
+        assert done.status == Sc.INVALID_OPCODE
 
     with_world(test)
 

@@ -69,7 +69,7 @@ def compare_and_write(
         else:
             bdev.enter(BdevIo(Op.READ, offset, length, [memoryview(found)], compared))
 
-    bdev.alone(begin)
+    bdev.quiesce(begin)
 
 
 def _same(found: bytearray, iov: list[memoryview]) -> bool:

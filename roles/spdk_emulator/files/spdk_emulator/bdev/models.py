@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .exclusive import Exclusive, Work
 from .qos import Qos
+from .quiesce import Quiesce, Work
 from .stats import IoStats
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class BdevIo:
         bdev.outstanding -= 1
         bdev.stats.count(self.op, self.length, time.perf_counter_ns() - self.started, status)
         self.done(status)
-        if bdev.exclusive is not None:
-            bdev.exclusive.advance()
+        if bdev.quiesced is not None:
+            bdev.quiesced.advance()
 
 
 class CompareAndWriteIo(BdevIo):
@@ -206,7 +206,7 @@ class Bdev:
         self.stats = IoStats()
         self.outstanding = 0
         """How much I/O is not complete."""
-        self.exclusive: Exclusive | None = None
+        self.quiesced: Quiesce | None = None
         """Where I/O has to wait while somebody has, or wants, the bdev alone."""
         self.qos = Qos(self.submit)
         self.on_close: Callable[[], None] = lambda: None
@@ -235,15 +235,15 @@ class Bdev:
 
         A reset does not wait: it ends what others wait for.
         """
-        if self.exclusive is not None and io.op != Op.RESET:
-            self.exclusive.add(io)
+        if self.quiesced is not None and io.op != Op.RESET:
+            self.quiesced.add(io)
         else:
             self.enter(io)
 
-    def alone(self, work: Work) -> None:
+    def quiesce(self, work: Work) -> None:
         """Begin ``work`` when all I/O that has come is done; what comes meanwhile waits until the work is done."""
-        self.exclusive = self.exclusive or Exclusive(self)
-        self.exclusive.add(work)
+        self.quiesced = self.quiesced or Quiesce(self)
+        self.quiesced.add(work)
 
     def enter(self, io: BdevIo) -> None:
         """To :meth:`submit`; statistics and rate limits wrap it."""
@@ -422,8 +422,8 @@ class BdevRegistry:
         """Take the bdev away: holders get REMOVE; ``done`` is called when the last of them has closed."""
         bdev.removing = True
         bdev.qos.abort(Status.ABORTED)
-        if bdev.exclusive is not None:
-            bdev.exclusive.abort(Status.ABORTED)
+        if bdev.quiesced is not None:
+            bdev.quiesced.abort(Status.ABORTED)
 
         def finish() -> None:
             if bdev.descriptors or self._bdevs.get(bdev.name) is not bdev:

@@ -13,7 +13,7 @@ Work = Callable[[Callable[[], None]], None]
 """Begins, and calls what it is given when it is done. Its own I/O goes to ``Bdev.enter``."""
 
 
-class Exclusive:
+class Quiesce:
     """What came to a bdev since somebody wants it alone, in order: I/O, and such work.
 
     SPDK locks the blocks in question only. This is simpler, and such work is rare.
@@ -32,7 +32,7 @@ class Exclusive:
     def advance(self) -> None:
         """Let go what can: work once all I/O before it is done, I/O once no work is before it.
 
-        The bdev has no ``Exclusive`` any more when nothing is left.
+        The bdev has no ``Quiesce`` any more when nothing is left.
         """
         if self._advancing:
             return
@@ -50,7 +50,7 @@ class Exclusive:
                 item(self._done)
         self._advancing = False
         if not self._waiting and not self._working:
-            self._bdev.exclusive = None
+            self._bdev.quiesced = None
 
     def _done(self) -> None:
         self._working = False
