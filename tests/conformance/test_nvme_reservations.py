@@ -641,7 +641,7 @@ def test_reservations_that_are_to_be_kept_are_there_again(spdk: Spdk, tmp_path: 
         assert not path.exists() or path.read_text() == ""
         assert await register(second, 0xFFFFFFFFFFFFFFFF, 0, REGISTER, CPTPL_SET) == 0
         assert await acquire(first, 0x11, EARO) == 0
-        assert json.loads(path.read_text()) == {
+        kept = {
             "ptpl": True,
             "rtype": EARO,
             "crkey": 0x11,
@@ -652,6 +652,8 @@ def test_reservations_that_are_to_be_kept_are_there_again(spdk: Spdk, tmp_path: 
                 {"rkey": 0xFFFFFFFFFFFFFFFF, "host_uuid": str(uuid.UUID(int=2))},
             ],
         }
+        # Byte for byte: each engine reads what the other has written.
+        assert path.read_text() == json.dumps(kept, separators=(",", ":"))
         again(spdk, path)
         header, registrants = await report(second)
         assert header == {"gen": 0, "rtype": EARO, "regctl": 2, "ptpls": 1}
@@ -687,6 +689,24 @@ def test_a_reservation_of_all_registrants_is_kept_without_its_holder(spdk: Spdk,
         assert json.loads(path.read_text())["registrants"] == []
         again(spdk, path)
         assert await state(first) == (0, 0, [])
+
+    with_target(spdk, test, ptpl_file=str(path))
+
+
+def test_a_reservation_of_all_registrants_is_lost_with_the_key_that_it_was_acquired_with(
+    spdk: Spdk, tmp_path: Path
+) -> None:
+    """So is the namespace: SPDK does not take back what it has written."""
+    path = tmp_path / PTPL
+
+    async def test(target: Target) -> None:
+        first, second = await registered(target, 2)
+        assert await register(first, 0x11, 0, REGISTER, CPTPL_SET) == 0
+        assert await acquire(second, 0x12, WEAR) == 0
+        assert await register(second, 0, 0x12, UNREGISTER) == 0
+        assert json.loads(path.read_text())["crkey"] == 0x12
+        with pytest.raises(CallFailed, match="Invalid parameters"):
+            again(spdk, path)
 
     with_target(spdk, test, ptpl_file=str(path))
 

@@ -166,8 +166,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
         self._out.clear()
-        self._transfers.clear()
-        self._halves.clear()
+        self._drop_waiting()
+        self._abort_compare()
         for task in self._copying:
             task.cancel()
         self.target.connections.discard(self)
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
     def _terminate(self, error: ProtocolError) -> None:
         log.warning("host %s:%s: %s", *self.peer, error)
         self._send(error.termination(CONTROLLER))
-        self._transfers.clear()
+        self._drop_waiting()
         self._incoming = iter(())
         self._termination = self._loop.call_later(TERMINATION_TIMEOUT, self.abort)
 
@@ -370,6 +370,12 @@ class Connection(asyncio.Protocol):
                 ended()
         if not self._open and self.controller and not self._at_work():
             self.controller.subsystem.ending.discard(self)
+
+    def _drop_waiting(self) -> None:
+        """Nothing more comes from the host: commands that wait for data, or for their other half, are over."""
+        self._slots.extend(self._transfers.keys() | self._halves.keys())
+        self._transfers.clear()
+        self._halves.clear()
 
     def _at_work(self) -> set[int]:
         """The slots of commands that are not over, without those that only wait for their data or other half."""
