@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         """The host does not read its answers: no more commands are looked at until it does."""
         self._open = False
-        self._copying: set[asyncio.Task[None]] = set()
+        self._copying: set[asyncio.Task[int]] = set()
         self._termination: asyncio.TimerHandle | None = None
 
     # asyncio's side
@@ -176,8 +176,7 @@ class Connection(asyncio.Protocol):
         if self.controller:
             self.target.stats.disconnected(self.qid)
             self.controller.queue_closed(self)
-            if self.qid and self._at_work():
-                self.controller.subsystem.ending.add(self)
+            self._linger()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -215,6 +214,7 @@ class Connection(asyncio.Protocol):
         if self._open:
             self._open = False
             self._transport.abort()
+            self._linger()
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -368,7 +368,16 @@ class Connection(asyncio.Protocol):
         if self._watchers:
             for ended in self._watchers.pop(slot, ()):
                 ended()
-        if not self._open and self.controller and not self._at_work():
+        if not self._open:
+            self._linger()
+
+    def _linger(self) -> None:
+        """A closed queue is the subsystem's as long as it has commands at work."""
+        if not self.qid or self.controller is None:
+            return
+        if self._at_work():
+            self.controller.subsystem.ending.add(self)
+        else:
             self.controller.subsystem.ending.discard(self)
 
     def _drop_waiting(self) -> None:
@@ -770,19 +779,20 @@ class Connection(asyncio.Protocol):
             self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
             return
 
-        async def work() -> None:
-            status = Sc.INTERNAL_ERROR
+        async def work() -> int:
             try:
                 await copy(namespace.descriptor, source, target, length)
-                status = Sc.SUCCESS
             except OSError:
-                pass
-            finally:
-                self._finish(slot, command.cid, status)
+                return Sc.INTERNAL_ERROR
+            return Sc.SUCCESS
+
+        def done(task: asyncio.Task[int]) -> None:
+            self._copying.discard(task)
+            self._finish(slot, command.cid, Sc.INTERNAL_ERROR if task.cancelled() else task.result())
 
         task = self._loop.create_task(work())
         self._copying.add(task)
-        task.add_done_callback(self._copying.discard)
+        task.add_done_callback(done)
 
 
 def _range(namespace: Namespace, command: Command) -> tuple[int, int]:

@@ -192,7 +192,8 @@ class Reservations:
         former = self.type
         self._remove(lambda each: each is registrant)
         released = former in _REGISTRANTS_ONLY and not self.type
-        return Outcome(changed=True, notices=self._notices(Notice.RESERVATION_RELEASED, self._hosts() * released))
+        told = self._hosts() if released else []
+        return Outcome(changed=True, notices=self._notices(Notice.RESERVATION_RELEASED, told))
 
     def acquire(self, host: UUID, dword10: int, key: int, preempted_key: int) -> Outcome:
         """Reservation Acquire (7.2)."""
@@ -235,7 +236,7 @@ class Reservations:
         remaining = self._hosts(by)
         gone = [host for host in before if host not in remaining]
         notices = self._notices(Notice.REGISTRATION_PREEMPTED, gone)
-        notices += self._notices(Notice.RESERVATION_RELEASED, remaining * released)
+        notices += self._notices(Notice.RESERVATION_RELEASED, remaining if released else [])
         return Outcome(changed=True, notices=notices, preempted=tuple(gone))
 
     def release(self, host: UUID, dword10: int, key: int) -> Outcome:

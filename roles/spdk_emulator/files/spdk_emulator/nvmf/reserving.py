@@ -83,7 +83,10 @@ class Reserving:
         return self.state.release(host, command.cdw10, *keys)
 
     def _save(self, always: bool) -> bool:
-        """Write the file where there is one and, unless ``always``, something is to be kept. False: it failed."""
+        """Write the file where there is one and, unless ``always``, something is to be kept. False: it failed.
+
+        At once, for the answer tells that it is kept; the file is small.
+        """
         if self.path is None or not (always or self.state.persists):
             return True
         try:
