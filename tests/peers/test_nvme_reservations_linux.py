@@ -49,8 +49,17 @@ class Host:
     def __init__(self, guest: Guest, host_id: str, port: int) -> None:
         self.guest = guest
         self.id = host_id
-        nqn = f"nqn.2014-08.org.nvmexpress:uuid:{host_id}"
-        guest.sh(f"nvme connect -t tcp -a {HOST_ADDRESS} -s {port} -n {NQN} -q {nqn} -I {host_id} -i 1")
+        options = {
+            "nqn": NQN,
+            "transport": "tcp",
+            "traddr": HOST_ADDRESS,
+            "trsvcid": port,
+            "hostnqn": f"nqn.2014-08.org.nvmexpress:uuid:{host_id}",
+            "hostid": host_id,
+            "nr_io_queues": 1,
+        }
+        # Not by nvme-cli: it does not look who the host is, and says that it is connected already.
+        guest.sh(f"echo {','.join(f'{name}={value}' for name, value in options.items())} > /dev/nvme-fabrics")
         (self.device,) = (
             line.split("/")[4] for line in guest.sh(f"grep -l {host_id} /sys/class/nvme/nvme*/hostid").splitlines()
         )
