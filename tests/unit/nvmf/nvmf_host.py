@@ -9,6 +9,7 @@ from typing import Any
 
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import BdevRegistry
+from spdk_emulator.framework.threads import Threads
 from spdk_emulator.nvme_tcp import nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Completion, Fabrics, Io
 from spdk_emulator.nvme_tcp.pdu import (
@@ -26,7 +27,7 @@ from spdk_emulator.nvme_tcp.pdu import (
     Pdu,
     TermReq,
 )
-from spdk_emulator.nvmf.models import Nvmf, TransportOptions
+from spdk_emulator.nvmf.models import Config, TransportOptions, main_target
 from spdk_emulator.nvmf.subsystem import Address, Subsystem, SubsystemOptions
 from support.ports import free_port
 
@@ -190,7 +191,7 @@ class World:
 
     def __init__(self, **transport: Any) -> None:
         self.bdevs = BdevRegistry()
-        self.target = Nvmf(self.bdevs)
+        self.target = main_target(self.bdevs, Config(), Threads())
         self.target.create_transport(TransportOptions(**{"in_capsule_data_size": 8192, **transport}))
         self.queues: list[Queue] = []
 

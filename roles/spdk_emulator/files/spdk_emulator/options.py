@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 
 from .framework.models import matching_flags
+from .framework.threads import Threads
 
 
 @dataclass
@@ -16,6 +17,8 @@ class Options:
     """None: ``--no-rpc-server``."""
     vhost_directory: str = "."
     cpumask: str = "0x1"
+    main_core: int | None = None
+    """None: the first one."""
     config: str | None = None
     ignore_config_errors: bool = False
     wait_for_rpc: bool = False
@@ -41,7 +44,6 @@ _WITH_VALUE = (
     ("-e", "--tpoint-group"),
     ("-i", "--shm-id"),
     ("-n", "--mem-channels"),
-    ("-p", "--main-core"),
     ("-s", "--mem-size"),
     ("-B", "--pci-blocked"),
     ("-A", "--pci-allowed"),
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     cores = acted.add_mutually_exclusive_group()
     cores.add_argument("-m", "--cpumask", default=Options.cpumask, help="cores as a mask or a list in brackets")
     cores.add_argument("--lcores", help="cores as a map")
+    acted.add_argument("-p", "--main-core", type=int, help="core of the first thread")
     acted.add_argument("-L", "--logflag", action="append", default=[], help="a log flag to switch on")
     acted.add_argument("--silence-noticelog", action="store_true", help="log warnings and errors only")
     acted.add_argument("-f", dest="pid_file", help="file to write the process id to")
@@ -90,10 +93,15 @@ def parse(arguments: list[str]) -> Options:
             matching_flags(flag)
         except KeyError:
             parser.error(f"unknown log flag: {flag}")
+    try:
+        Threads(given.cpumask, given.main_core)
+    except ValueError as error:
+        parser.error(str(error))
     return Options(
         rpc_socket=None if given.no_rpc_server else given.rpc_socket,
         vhost_directory=given.vhost_directory,
         cpumask=given.cpumask,
+        main_core=given.main_core,
         config=given.config,
         ignore_config_errors=given.json_ignore_init_errors,
         wait_for_rpc=given.wait_for_rpc,

@@ -17,11 +17,12 @@ import os
 import time
 import uuid as uuid_module
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..framework.threads import APP_THREAD, Poller, Thread, running
 from .qos import Qos
-from .stats import IoStats
+from .stats import NO_THREAD, BdevStats, IoStats
 
 if TYPE_CHECKING:
     from ..app import App
@@ -95,15 +96,9 @@ class Descriptor:
         self.write = write
         self.on_event = on_event
         self.closed = False
-        self.idle = False
-        """True while the holder has no I/O channel, in SPDK's words (a vhost controller without a guest)."""
-        self.above: Bdev | None = None
-        """The holder, where it is another bdev: it has a channel here while somebody has one there."""
-
-    @property
-    def in_use(self) -> bool:
-        """Its holder may do I/O."""
-        return not self.idle and (self.above is None or self.above.in_use)
+        self.channels: Callable[[], Iterable[int]] = lambda: (APP_THREAD,)
+        """The threads on which its holder has an I/O channel, in SPDK's words: none for a vhost controller without a
+        guest, those of the bdev above for one that another stands on."""
 
     def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
@@ -130,6 +125,7 @@ class Descriptor:
         if not self.closed:
             self.closed = True
             self.bdev.descriptors.discard(self)
+            self.bdev.stats.keep(self.bdev.threads)
             if not self.bdev.descriptors:
                 self.bdev.qos.closed()
             self.bdev.on_close()
@@ -175,7 +171,7 @@ class Bdev:
         self.claimed_by: str | None = None
         self.claim_type = "exclusive_write"
         self.removing = False
-        self.stats = IoStats()
+        self.stats = BdevStats()
         self.qos = Qos(self.submit)
         self.on_close: Callable[[], None] = lambda: None
 
@@ -185,9 +181,14 @@ class Bdev:
         return self.block_size * self.num_blocks
 
     @property
+    def threads(self) -> list[int]:
+        """Those that may do I/O, by identifier."""
+        return sorted({thread for descriptor in self.descriptors for thread in descriptor.channels()})
+
+    @property
     def in_use(self) -> bool:
         """Somebody may do I/O."""
-        return any(descriptor.in_use for descriptor in self.descriptors)
+        return bool(self.threads)
 
     @property
     def reachable_domains(self) -> tuple[dict[str, Any], ...]:
@@ -198,14 +199,21 @@ class Bdev:
         """Do one I/O that is known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
         raise NotImplementedError
 
-    def start(self, io: BdevIo) -> None:
-        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
-        io.stats = self.stats
+    def start(self, io: BdevIo, thread: int | None = None) -> None:
+        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it.
+
+        It counts for the thread that is running, or for ``thread``.
+        """
+        io.stats = self.stats.of(running.thread if thread is None else thread)
         io.started = time.perf_counter_ns()
         if self.qos.holds:
             self.qos.admit(io)
         else:
             self.submit(io)
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        """What SPDK polls on a thread that has a channel to this bdev."""
+        yield from ()
 
     def driver_specific(self) -> dict[str, Any]:
         """The object under ``driver_specific`` in ``bdev_get_bdevs``."""
@@ -325,7 +333,7 @@ class BdevRegistry:
             self._examining += 1
             data = bytearray(length)
             io = BdevIo(Op.READ, 0, length, [memoryview(data)], lambda status: done(b"" if status else bytes(data)))
-            bdev.start(io)
+            bdev.start(io, NO_THREAD)
 
     def _ask_examiners(self, bdev: Bdev, page: bytes) -> None:
         self._examining += len(self.examiners)
@@ -405,11 +413,18 @@ def setup(app: App) -> BdevRegistry:
     """The family's state; see :class:`~spdk_emulator.app.App`."""
     bdevs = BdevRegistry()
     bdevs.watchers.append(app.framework.notifications.send)
+    app.framework.threads.add_pollers(lambda thread: _pollers(bdevs, thread))
     app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
     app.add_config("bdev", lambda: _of_modules(bdevs))
     app.add_config("bdev", lambda: _of_bdevs(bdevs), last=True)
     app.add_config("bdev", lambda: [{"method": "bdev_wait_for_examine"}], last=True)
     return bdevs
+
+
+def _pollers(bdevs: BdevRegistry, thread: Thread) -> Iterator[Poller]:
+    for bdev in bdevs:
+        if thread.number in bdev.threads:
+            yield from bdev.channel_pollers(thread.number)
 
 
 def _of_modules(bdevs: BdevRegistry) -> list[Any]:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .keyring import Keyring
+from .threads import APP_THREAD, Poller, Thread, Threads
 
 if TYPE_CHECKING:
     from ..app import App
@@ -183,7 +184,7 @@ class Notifications:
 
 
 class Scheduler:
-    """SPDK's ``static`` scheduler, the only one for one thread; there is none before the framework starts."""
+    """SPDK's ``static`` scheduler, the only one here; there is none before the framework starts."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -207,10 +208,17 @@ class Framework:
         self.sockets = Sockets()
         self.notifications = Notifications()
         self.scheduler = Scheduler()
+        self.threads = Threads(app.options.cpumask, app.options.main_core)
+        if app.options.rpc_socket:
+            self.threads.add_pollers(_rpc_pollers)
         self.keyring = Keyring()
 
     async def start(self) -> None:
         self.scheduler.set_static()
+
+
+def _rpc_pollers(thread: Thread) -> list[Poller]:
+    return [Poller(None, "rpc_subsystem_poll_servers", 4000)] if thread.number == APP_THREAD else []
 
 
 def setup(app: App) -> Framework:

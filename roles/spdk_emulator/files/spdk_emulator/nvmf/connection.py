@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..bdev.models import Op
 from ..bdev.transfer import copy
+from ..framework.threads import APP_THREAD, running
 from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
@@ -45,7 +46,7 @@ from .controller import Answer, Controller
 from .subsystem import Address, Namespace, NvmfError
 
 if TYPE_CHECKING:
-    from .models import Nvmf, TransportOptions
+    from .models import Nvmf, PollGroup, TransportOptions
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,9 @@ class Transfer:
 class Connection(asyncio.Protocol):
     """``address`` is the listening address through which the host came."""
 
-    def __init__(self, target: Nvmf, options: TransportOptions, address: Address) -> None:
+    def __init__(self, target: Nvmf, options: TransportOptions, address: Address, group: PollGroup) -> None:
         self.target = target
+        self.group = group
         self.options = options
         self.address = address
         self.peer: tuple[str, str] = ("", "")
@@ -134,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._open = True
         peer = transport.get_extra_info("peername")
         self.peer = (str(peer[0]), str(peer[1]))
-        self.target.connections.add(self)
+        self.group.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
@@ -142,11 +144,11 @@ class Connection(asyncio.Protocol):
         self._transfers.clear()
         for task in self._copying:
             task.cancel()
-        self.target.connections.discard(self)
+        self.group.connections.pop(self, None)
         if self._termination:
             self._termination.cancel()
         if self.controller:
-            self.target.stats.disconnected(self.qid)
+            self.group.stats.disconnected(self.qid)
             self.controller.queue_closed(self)
 
     def pause_writing(self) -> None:
@@ -165,6 +167,7 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Look at what has come, and write the answers, as long as the host takes them."""
+        running.thread = self.group.thread.number
         self._flush_planned = True
         try:
             for pdu in self._incoming:
@@ -179,6 +182,7 @@ class Connection(asyncio.Protocol):
             self._terminate(error)
         finally:
             self._flush()
+            running.thread = APP_THREAD
 
     def abort(self) -> None:
         """Close at once, without sending what waits."""
@@ -356,6 +360,8 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> int:
         """The submission queue's head after one more command. It stays 0 until Connect has named the queue's size."""
+        if self.qid:
+            self.group.stats.io += 1
         self._sq_head = 0 if self._sq_head >= self._sq_last else self._sq_head + 1
         return self._sq_head
 
@@ -438,7 +444,7 @@ class Connection(asyncio.Protocol):
             self.qid = qid
             controller.queues[qid] = self
             self.controller = controller
-        self.target.stats.connected(qid)
+        self.group.stats.connected(qid)
         host = subsystem.hosts.get(host_nqn)
         if host and host.dhchap_key:
             config = self.target.config
@@ -497,7 +503,6 @@ class Connection(asyncio.Protocol):
             # One half of a fused operation.
             self._finish(slot, cid, Sc.INVALID_FIELD)
             return
-        self.target.stats.io += 1
         if opcode == Io.READ or opcode == Io.WRITE or opcode == Io.COMPARE:
             self._read_or_write(namespace, slot, command, iov)
         elif opcode == Io.WRITE_ZEROES:

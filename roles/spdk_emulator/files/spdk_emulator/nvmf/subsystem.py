@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
+from ..framework.threads import APP_THREAD
 from ..nvme_tcp.nvme import DISCOVERY_NQN, DYNAMIC_CNTLID, NQN_LIMIT
 
 if TYPE_CHECKING:
@@ -152,15 +153,14 @@ class Subsystem:
     listeners: list[Listener] = field(default_factory=list)
     namespaces: dict[int, Namespace] = field(default_factory=dict)
     controllers: dict[int, Controller] = field(default_factory=dict)
+    threads: tuple[int, ...] = (APP_THREAD,)
+    """Those that do its I/O."""
+    is_discovery: bool = False
     _next_cntlid: int = 0
     _next_portid: int = 0
 
     def __post_init__(self) -> None:
         self._next_cntlid = self.options.min_cntlid
-
-    @property
-    def is_discovery(self) -> bool:
-        return self.nqn == DISCOVERY_NQN
 
     # Hosts
 
@@ -236,6 +236,7 @@ class Subsystem:
                 raise
         except BdevError as error:
             raise NvmfError(errno.EINVAL, f"bdev {bdev_name} cannot be opened: {error}") from error
+        descriptor.channels = lambda: self.threads
         own = descriptor.bdev.uuid
         namespace = Namespace(nsid, descriptor, nguid or own.bytes, eui64, uuid or own, anagrpid, auto_visible)
         self.namespaces[nsid] = namespace
