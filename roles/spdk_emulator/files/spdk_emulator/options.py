@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .framework.models import matching_flags
 from .framework.threads import Threads
+from .framework.trace import Traces
 
 
 @dataclass
@@ -24,6 +25,10 @@ class Options:
     wait_for_rpc: bool = False
     interrupt_mode: bool = False
     pid_file: str | None = None
+    tpoints: str | None = None
+    """Of the groups that are traced from the beginning."""
+    shm_id: int = -1
+    """In the name of the file of traces; below 0: the process's number stands there."""
     log_flags: list[str] = field(default_factory=list)
     quiet: bool = False
     rpcs_allowed: frozenset[str] | None = None
@@ -41,8 +46,6 @@ _WITHOUT_VALUE = (
     ("--enforce-numa",),
 )
 _WITH_VALUE = (
-    ("-e", "--tpoint-group"),
-    ("-i", "--shm-id"),
     ("-n", "--mem-channels"),
     ("-s", "--mem-size"),
     ("-B", "--pci-blocked"),
@@ -73,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     cores.add_argument("--lcores", help="cores as a map")
     acted.add_argument("-p", "--main-core", type=int, help="core of the first thread")
     acted.add_argument("-L", "--logflag", action="append", default=[], help="a log flag to switch on")
+    acted.add_argument("-e", "--tpoint-group", help="tracepoints to switch on: group, group:mask, group:name+name")
+    acted.add_argument("-i", "--shm-id", type=int, default=Options.shm_id, help="number of the file of traces")
     acted.add_argument("--silence-noticelog", action="store_true", help="log warnings and errors only")
     acted.add_argument("-f", dest="pid_file", help="file to write the process id to")
     parser.add_argument("-v", "--version", action="version", version=VERSION)
@@ -95,6 +100,7 @@ def parse(arguments: list[str]) -> Options:
             parser.error(f"unknown log flag: {flag}")
     try:
         Threads(given.cpumask, given.main_core)
+        Traces(given.tpoint_group)
     except ValueError as error:
         parser.error(str(error))
     return Options(
@@ -107,6 +113,8 @@ def parse(arguments: list[str]) -> Options:
         wait_for_rpc=given.wait_for_rpc,
         interrupt_mode=given.interrupt_mode,
         pid_file=given.pid_file,
+        tpoints=given.tpoint_group,
+        shm_id=given.shm_id,
         log_flags=given.logflag,
         quiet=given.silence_noticelog,
         rpcs_allowed=frozenset(given.rpcs_allowed.split(",")) if given.rpcs_allowed else None,

@@ -423,7 +423,10 @@ def setup(app: App) -> BdevRegistry:
 
 def _pollers(bdevs: BdevRegistry, thread: Thread) -> Iterator[Poller]:
     for bdev in bdevs:
-        if thread.number in bdev.threads:
+        threads = bdev.threads
+        if bdev.qos.enabled and threads and thread.number == threads[0]:
+            yield Poller(bdev, "bdev_channel_poll_qos", 1000)
+        if thread.number in threads:
             yield from bdev.channel_pollers(thread.number)
 
 

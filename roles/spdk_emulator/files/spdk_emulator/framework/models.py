@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .keyring import Keyring
 from .threads import APP_THREAD, Poller, Thread, Threads
+from .trace import Traces
 
 if TYPE_CHECKING:
     from ..app import App
@@ -209,6 +210,7 @@ class Framework:
         self.notifications = Notifications()
         self.scheduler = Scheduler()
         self.threads = Threads(app.options.cpumask, app.options.main_core)
+        self.traces = Traces(app.options.tpoints, app.options.shm_id)
         if app.options.rpc_socket:
             self.threads.add_pollers(_rpc_pollers)
         self.keyring = Keyring()
