@@ -171,7 +171,7 @@ def calls(target: Nvmf) -> list[Any]:
                 **({} if settings.poll_groups is None else {"poll_groups_mask": cores.mask(settings.poll_groups)}),
                 "dhchap_digests": settings.dhchap_digests,
                 "dhchap_dhgroups": settings.dhchap_dhgroups,
-                "dup_host_policy": "allow",
+                "dup_host_policy": settings.dup_host_policy,
             },
         ),
         _call("nvmf_set_max_subsystems", {"max_subsystems": target.max_subsystems}),

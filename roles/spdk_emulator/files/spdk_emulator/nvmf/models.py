@@ -19,6 +19,7 @@ from .subsystem import FILTER_FIELDS, Address, NvmfError, Subsystem, SubsystemOp
 
 if TYPE_CHECKING:
     from ..app import App
+    from .controller import Controller
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Config:
     """None: nobody has said anything."""
     crdt: tuple[int, int, int] = (0, 0, 0)
     """Command retry delay times, in 100 ms."""
+    dup_host_policy: str = "allow"
+    """``restrict_per_listener``: a host has one controller of a subsystem at each listener."""
     poll_groups: frozenset[int] | None = None
     """The cores that have a poll group; None: all."""
 
@@ -262,6 +265,15 @@ class Nvmf:
             self._release_portal(address)
         self._discovery_changed()
 
+    def check_duplicate(self, controller: Controller) -> None:
+        """Raises NvmfError(EEXIST) for a controller that the host may not have beside another one."""
+        subsystem = controller.subsystem
+        if self.config.dup_host_policy == "allow" or subsystem.is_discovery:
+            return
+        for other in subsystem.controllers.values():
+            if other.listener is controller.listener and other.host_id == controller.host_id:
+                raise NvmfError(errno.EEXIST, f"host ID {other.host_id} has controller {other.cntlid} there already")
+
     # Listening
 
     async def add_listener(
@@ -395,10 +407,14 @@ def main_target(bdevs: BdevRegistry, config: Config, threads: Threads) -> Nvmf:
 
 
 class Targets:
-    """All targets of a process, the newest first. Those that are created later serve nobody: they have no poll group.
+    """All targets of a process, the newest first.
 
-    Whoever has them nevertheless, as SPDK does, has them for an application that brings its own poll groups.
+    A process has poll groups for the one that it starts with only: those that are created later accept connections and
+    close them, as in SPDK.
     """
+
+    main: Nvmf
+    """The one that the process starts with; it stays, for those whom it serves, when it is deleted."""
 
     def __init__(self, bdevs: BdevRegistry, threads: Threads) -> None:
         self.config = Config()
@@ -424,14 +440,14 @@ class Targets:
         """None where there is no target of that name, or no name and not exactly one target."""
         if name is None:
             return self._targets[0] if len(self._targets) == 1 else None
-        return next((target for target in self._targets if target.name == name[:NAME_LIMIT]), None)
+        return next((target for target in self._targets if target.name == name), None)
 
-    def create(self, name: str, max_subsystems: int | None, discovery_filter: frozenset[str]) -> Nvmf:
+    def create(self, name: str, config: Config) -> Nvmf:
         """Raises NvmfError(EEXIST)."""
+        name = name[:NAME_LIMIT]
         if self.find(name):
             raise NvmfError(errno.EEXIST, f"there is a target {name}")
-        config = Config(discovery_filter, max_subsystems=max_subsystems)
-        target = Nvmf(self._bdevs, config, name[:NAME_LIMIT])
+        target = Nvmf(self._bdevs, config, name)
         self._targets.insert(0, target)
         return target
 
@@ -448,7 +464,7 @@ class Targets:
         target.stop_listening()
 
     def pollers(self, thread: Thread, sleeps: bool) -> Iterator[Poller]:
-        for target in self._targets:
+        for target in dict.fromkeys((self.main, *self._targets)):
             yield from target.pollers(thread, sleeps)
 
 

@@ -13,7 +13,14 @@ from ..jsonrpc.registry import STARTUP, Param, method
 from ..nvme_tcp.nvme import DISCOVERY_NQN
 from .describe import ADMIN_PASSTHROUGH, describe_poll_group, describe_referral, describe_transport
 from .models import DYNAMIC_CACHE, Nvmf, Referral, TransportOptions
-from .rpc_common import BAD_PARAMS, discovery_filter, internal_error, target_method, transport_address
+from .rpc_common import (
+    BAD_PARAMS,
+    DUP_HOST_POLICIES,
+    discovery_filter,
+    internal_error,
+    target_method,
+    transport_address,
+)
 from .subsystem import Address, NvmfError, is_valid_nqn
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ def _queue_count(value: Any) -> int:
         "discovery_filter": Param(discovery_filter),
         "dhchap_digests": Param(array(enum("sha256", "sha384", "sha512"))),
         "dhchap_dhgroups": Param(array(enum("null", "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192"))),
-        "dup_host_policy": Param(enum("allow")),
+        "dup_host_policy": Param(enum(*DUP_HOST_POLICIES)),
     },
     state=STARTUP,
     bad_params=BAD_PARAMS,
@@ -55,7 +62,7 @@ def nvmf_set_config(app: App, **given: Any) -> bool:
     mask = given["poll_groups_mask"]
     if mask is not None:
         app.nvmf.config.poll_groups = _poll_groups(app, mask)
-    for name in ("discovery_filter", "dhchap_digests", "dhchap_dhgroups"):
+    for name in ("discovery_filter", "dhchap_digests", "dhchap_dhgroups", "dup_host_policy"):
         if given[name] is not None:
             setattr(app.nvmf.config, name, given[name])
     return True

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..app import App
 
 BAD_PARAMS = (INVALID_PARAMS, "Invalid parameters")
+DUP_HOST_POLICIES = ("allow", "restrict_per_listener")
 
 _ADDRESS_FIELDS = obj(
     {

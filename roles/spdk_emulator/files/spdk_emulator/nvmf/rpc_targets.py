@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import enum, string, uint32
 from ..jsonrpc.registry import Param, method
-from .models import MOST_SUBSYSTEMS
-from .rpc_common import BAD_PARAMS, discovery_filter
+from .models import MOST_SUBSYSTEMS, Config
+from .rpc_common import BAD_PARAMS, DUP_HOST_POLICIES, discovery_filter
 from .subsystem import NvmfError
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ def nvmf_get_targets(app: App) -> list[str]:
         "name": Param(string, required=True),
         "max_subsystems": Param(uint32),
         "discovery_filter": Param(discovery_filter, default=frozenset()),
-        "dup_host_policy": Param(enum("allow", "restrict_per_listener")),
+        "dup_host_policy": Param(enum(*DUP_HOST_POLICIES), default="allow"),
     },
     bad_params=BAD_PARAMS,
 )
 def nvmf_create_target(
-    app: App, name: str, max_subsystems: int | None, discovery_filter: frozenset[str], dup_host_policy: str | None
+    app: App, name: str, max_subsystems: int | None, discovery_filter: frozenset[str], dup_host_policy: str
 ) -> str:
-    """``dup_host_policy`` is of no consequence: no host ever connects to a target without poll groups."""
     if max_subsystems is not None and max_subsystems > MOST_SUBSYSTEMS:
         raise RpcError(INTERNAL_ERROR, "Unable to create the requested target.")
     try:
-        return app.nvmf.create(name, max_subsystems, discovery_filter).name
+        config = Config(discovery_filter, max_subsystems=max_subsystems, dup_host_policy=dup_host_policy)
+        return app.nvmf.create(name, config).name
     except NvmfError:
         raise RpcError(INVALID_PARAMS, "Target already exists.") from None
 
