@@ -78,7 +78,7 @@ def render() -> str:
         "`nbd_start_disk`: a simulation has no kernel that would have a `/dev/nbdN`, so `nbd_device` is the path of a",
         "unix socket here, and its client whoever connects to it (a QEMU, qemu-nbd).",
         "",
-        "`thread_get_pollers`: nothing is polled here. The pollers are those that SPDK would have; they have never run.",
+        "`thread_get_pollers`: nothing is polled here. The pollers are those that SPDK would have, and have never run.",
         "",
         "`trace_*`: which tracepoints are on is kept. Nothing is recorded: the file of `tpoint_shm_path` is not there.",
         "",
