@@ -28,6 +28,8 @@ class IoStats:
 
     def __init__(self) -> None:
         self.histogram: Histogram | None = None
+        self.used = False
+        """Something was done, be it forgotten meanwhile."""
         self.reset()
 
     def reset(self, mode: str = "all") -> None:
@@ -40,6 +42,7 @@ class IoStats:
                 counter.most = counter.least = 0
 
     def count(self, op: int, length: int, ticks: int, status: int) -> None:
+        self.used = True
         if status:
             self._errors["nvme"] = self._errors.get("nvme", 0) + 1
             return
@@ -56,11 +59,6 @@ class IoStats:
             counter.most = ticks
         if ticks < counter.least or counter.operations == 1 or not counter.least:
             counter.least = ticks
-
-    @property
-    def used(self) -> bool:
-        """Something was done."""
-        return any(counter.operations for counter in self._counters.values())
 
     def as_json(self) -> dict[str, Any]:
         """SPDK's fields, in its order."""
