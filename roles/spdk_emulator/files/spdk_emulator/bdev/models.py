@@ -63,7 +63,7 @@ class BdevIo:
     returns.
     """
 
-    __slots__ = ("op", "offset", "length", "iov", "done", "stats", "started")
+    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "stats", "started")
 
     def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         self.op = op
@@ -71,6 +71,8 @@ class BdevIo:
         self.length = length
         self.iov = iov
         self.done = done
+        self.thread = running.thread
+        """For which it counts."""
         self.stats: IoStats | None = None
         self.started = 0
 
@@ -199,12 +201,9 @@ class Bdev:
         """Do one I/O that is known to be supported, aligned and within the bdev; then ``io.complete(status)``."""
         raise NotImplementedError
 
-    def start(self, io: BdevIo, thread: int | None = None) -> None:
-        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it.
-
-        It counts for the thread that is running, or for ``thread``.
-        """
-        io.stats = self.stats.of(running.thread if thread is None else thread)
+    def start(self, io: BdevIo) -> None:
+        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
+        io.stats = self.stats.of(io.thread)
         io.started = time.perf_counter_ns()
         if self.qos.holds:
             self.qos.admit(io)
@@ -333,7 +332,8 @@ class BdevRegistry:
             self._examining += 1
             data = bytearray(length)
             io = BdevIo(Op.READ, 0, length, [memoryview(data)], lambda status: done(b"" if status else bytes(data)))
-            bdev.start(io, NO_THREAD)
+            io.thread = NO_THREAD
+            bdev.start(io)
 
     def _ask_examiners(self, bdev: Bdev, page: bytes) -> None:
         self._examining += len(self.examiners)
