@@ -291,3 +291,31 @@ def test_tracepoints_are_switched(start: Callable[..., Emulator]) -> None:
         with pytest.raises(AssertionError, match="-32602.*Invalid parameters"):
             emulator.call(method, name="nope", tpoint_mask=1)
     assert on() == {"scheduler": "0x3"}
+
+
+# The scheduler
+
+
+def test_the_scheduler_has_its_cores(start: Callable[..., Emulator]) -> None:
+    emulator = start("-m", "0x3", "--wait-for-rpc")
+
+    def shown() -> tuple[str, int]:
+        answer = emulator.call("framework_get_scheduler")
+        return answer["isolated_core_mask"], answer["scheduling_core"]
+
+    assert shown() == ("0", 0)
+    emulator.call("scheduler_set_options", isolated_core_mask="0x2")
+    assert shown() == ("2", 0)
+    emulator.call("scheduler_set_options", isolated_core_mask="[0]", scheduling_core=1)
+    assert shown() == ("1", 1)
+    for params, error in (
+        ({"isolated_core_mask": "0x2"}, "Scheduling core cannot be included in isolated core mask"),
+        ({"isolated_core_mask": "0x4"}, "Invalid isolated core mask"),
+        ({"isolated_core_mask": "x"}, "Invalid isolated core mask"),
+        ({"scheduling_core": 5}, "Invalid scheduling core"),
+    ):
+        with pytest.raises(AssertionError, match=f"-32602.*{error}"):
+            emulator.call("scheduler_set_options", **params)
+        assert shown() == ("1", 1)
+    emulator.call("framework_start_init")
+    assert shown() == ("1", 1)

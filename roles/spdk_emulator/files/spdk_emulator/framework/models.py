@@ -190,6 +190,10 @@ class Scheduler:
     def __init__(self) -> None:
         self.name: str | None = None
         self.period = 0
+        self.isolated: frozenset[int] = frozenset()
+        """Cores that get no other threads."""
+        self.core: int | None = None
+        """The one that schedules; None: the main core."""
 
     def set_static(self) -> None:
         """It schedules nothing, so it has no period."""

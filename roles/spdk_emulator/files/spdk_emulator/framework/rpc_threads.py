@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..bdev.stats import TICK_RATE
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
-from ..jsonrpc.params import string, uint64
-from ..jsonrpc.registry import ANY, Param, method
+from ..jsonrpc.params import string, uint32, uint64
+from ..jsonrpc.registry import ANY, STARTUP, Param, method
 from . import cores
 from .threads import APP_THREAD, Poller, Thread
 
@@ -28,8 +28,8 @@ def framework_get_scheduler(app: App) -> dict[str, Any]:
     return {
         **named,
         "scheduler_period": scheduler.period,
-        "isolated_core_mask": "0",
-        "scheduling_core": app.framework.threads.main_core,
+        "isolated_core_mask": cores.mask(scheduler.isolated),
+        "scheduling_core": app.framework.threads.main_core if scheduler.core is None else scheduler.core,
     }
 
 
@@ -47,6 +47,34 @@ def framework_set_scheduler(app: App, name: str, period: int) -> bool:
     if name != "static":
         raise RpcError(INTERNAL_ERROR, "Unknown error -22")
     scheduler.set_static()
+    return True
+
+
+@method(
+    "scheduler_set_options",
+    params={"isolated_core_mask": Param(string), "scheduling_core": Param(uint32)},
+    state=STARTUP,
+    bad_params=(INVALID_PARAMS, "Invalid parameters"),
+    needs_object=True,
+)
+def scheduler_set_options(app: App, isolated_core_mask: str | None, scheduling_core: int | None) -> bool:
+    """Kept and shown: no scheduler here moves anything. The mask is taken over even where the core is refused."""
+    scheduler, threads = app.framework.scheduler, app.framework.threads
+    default = threads.main_core if scheduler.core is None else scheduler.core
+    core = default if scheduling_core is None else scheduling_core
+    if isolated_core_mask is not None:
+        try:
+            isolated = cores.parse(isolated_core_mask)
+        except ValueError:
+            raise RpcError(INVALID_PARAMS, "Invalid isolated core mask\n") from None
+        if core in isolated:
+            raise RpcError(INVALID_PARAMS, "Scheduling core cannot be included in isolated core mask.\n")
+        if not isolated <= threads.cpus:
+            raise RpcError(INVALID_PARAMS, "Invalid isolated core mask\n")
+        scheduler.isolated = isolated
+    if core not in threads.cpus:
+        raise RpcError(INVALID_PARAMS, "Invalid scheduling core.\n")
+    scheduler.core = core
     return True
 
 
