@@ -257,6 +257,10 @@ def test_a_session_is_on_the_thread_of_its_controller(node) -> None:
     bdev, controller = node.disk()
     thread = controller.thread
     assert (bdev.threads, list(node.vhost.pollers(thread))) == ([], [])
+    idle = node.connect()
+    idle.negotiate()
+    node.until(lambda: len(controller.sessions) == 1)
+    assert bdev.threads == [], "a session has a channel when it is started"
     front_end, ring = node.ring()
     assert bdev.threads == [thread.number]
     assert [poller.name for poller in node.run(list, node.vhost.pollers(thread))] == ["vdev_worker"]

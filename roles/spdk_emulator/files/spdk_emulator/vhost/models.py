@@ -83,8 +83,12 @@ class BlkController:
             self._descriptor = bdevs.open(bdev_name, True, self._on_bdev_event)
         except BdevError as error:
             raise VhostError(error.number) from None
-        self._descriptor.channels = lambda: (self.thread.number,) if self.sessions else ()
+        self._descriptor.channels = self._channels
         self.features = self._offer(self._descriptor.bdev)
+
+    def _channels(self) -> tuple[int, ...]:
+        """A session has a channel from its start on."""
+        return (self.thread.number,) if any(session.started for session in self.sessions) else ()
 
     def _offer(self, bdev: Bdev) -> int:
         """The virtio features of this disk."""
