@@ -319,3 +319,19 @@ def test_the_scheduler_has_its_cores(start: Callable[..., Emulator]) -> None:
         assert shown() == ("1", 1)
     emulator.call("framework_start_init")
     assert shown() == ("1", 1)
+
+
+def test_a_period_of_the_scheduler_is_one_period_long(start: Callable[..., Emulator]) -> None:
+    emulator = start()
+
+    def period() -> int:
+        return emulator.call("framework_get_scheduler")["scheduler_period"]
+
+    for params, shown in (({"period": 10**9}, 10**9), ({}, 10**9), ({"period": 77}, 0), ({"period": 300_000}, 300_000)):
+        with pytest.raises(AssertionError, match="Unknown error -22"):
+            emulator.call("framework_set_scheduler", name="nope", **params)
+        assert period() == shown
+    while period():
+        pass
+    emulator.call("framework_set_scheduler", name="static")
+    assert period() == 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fnmatch
 import logging
@@ -184,6 +185,10 @@ class Notifications:
         return [event for event in self._events if event["id"] >= number][:most]
 
 
+_SHORT_PERIOD = 1000
+"""Microseconds that pass before anybody can ask for a period."""
+
+
 class Scheduler:
     """SPDK's ``static`` scheduler, the only one here; there is none before the framework starts."""
 
@@ -194,11 +199,24 @@ class Scheduler:
         """Cores that get no other threads."""
         self.core: int | None = None
         """The one that schedules; None: the main core."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set_period(self, microseconds: int) -> None:
+        """After one period, ``static`` has scheduled, which is nothing, and wants no more of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        passes_at_once = self.name and microseconds < _SHORT_PERIOD
+        self.period = 0 if passes_at_once else microseconds
+        if self.name and self.period:
+            self._timer = asyncio.get_running_loop().call_later(microseconds / 1_000_000, self._scheduled)
+
+    def _scheduled(self) -> None:
+        self.period = 0
 
     def set_static(self) -> None:
-        """It schedules nothing, so it has no period."""
-        self.name = "static"
-        self.period = 0
+        if self.name is None:
+            self.name = "static"
+            self.period = 0
 
 
 class Framework:

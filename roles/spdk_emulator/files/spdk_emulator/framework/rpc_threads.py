@@ -43,7 +43,7 @@ def framework_get_scheduler(app: App) -> dict[str, Any]:
 def framework_set_scheduler(app: App, name: str, period: int) -> bool:
     """``period`` in microseconds; it is taken over even where there is no scheduler of that name, as in SPDK."""
     scheduler = app.framework.scheduler
-    scheduler.period = period or scheduler.period or 1_000_000
+    scheduler.set_period(period or scheduler.period or 1_000_000)
     if name != "static":
         raise RpcError(INTERNAL_ERROR, "Unknown error -22")
     scheduler.set_static()
