@@ -132,8 +132,7 @@ def test_the_main_target_is_deleted_but_never_gone(start: Callable[..., Emulator
     emulator = start()
     with emulator.connect() as waiting:
         waiting.sendall(b'{"jsonrpc":"2.0","id":1,"method":"nvmf_delete_target","params":{"name":"nvmf_tgt"}}')
-        while emulator.call("nvmf_get_targets"):
-            pass
+        emulator.until(lambda: emulator.call("nvmf_get_targets") == [])
         assert refused(emulator, "nvmf_get_stats") == (-32603, "Unable to find a target.")
         saved = emulator.call("framework_get_config", name="nvmf")
         assert saved[0]["method"] == "nvmf_set_config"

@@ -327,11 +327,9 @@ def test_a_period_of_the_scheduler_is_one_period_long(start: Callable[..., Emula
     def period() -> int:
         return emulator.call("framework_get_scheduler")["scheduler_period"]
 
-    for params, shown in (({"period": 10**9}, 10**9), ({}, 10**9), ({"period": 77}, 0), ({"period": 300_000}, 300_000)):
+    for params, shown in (({"period": 10**9}, 10**9), ({}, 10**9), ({"period": 77}, 0)):
         with pytest.raises(AssertionError, match="Unknown error -22"):
             emulator.call("framework_set_scheduler", name="nope", **params)
         assert period() == shown
-    while period():
-        pass
-    emulator.call("framework_set_scheduler", name="static")
-    assert period() == 1_000_000
+    emulator.call("framework_set_scheduler", name="static", period=100_000)
+    emulator.until(lambda: period() == 0)
