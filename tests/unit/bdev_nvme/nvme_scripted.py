@@ -156,6 +156,7 @@ class ScriptedController:
                 mdts=5,
                 cmic=2,
                 oncs=5,
+                fuses=nvme.FUSES_COMPARE_AND_WRITE,
                 aerl=3,
                 oaes=nvme.NOTICE_NAMESPACE,
                 ioccsz=(CAPSULE + 64) // 16,

@@ -36,7 +36,7 @@ def test_zeroes_unmap_compare_and_reset(target: Callable[..., Target]) -> None:
     async def work() -> None:
         place = target()
         place.call("bdev_malloc_create", name="m", num_blocks=8192, block_size=512)
-        place.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=1)  # aio has no compare, and what one lacks none has
+        place.call("nvmf_subsystem_remove_ns", nqn=NQN, nsid=1)  # aio cannot unmap, and what one lacks none has
         place.add_namespace("m", 2)
         async with initiator() as node:
             assert await node.attach(place.port) == ["nn2"]

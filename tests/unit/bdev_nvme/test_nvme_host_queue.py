@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from spdk_emulator.nvme_tcp import nvme
-from spdk_emulator.nvme_tcp.host import ConnectionTerminated, HostQueue, Request, part
+from spdk_emulator.nvme_tcp.host import ConnectionTerminated, FirstHalf, HostQueue, Request, SecondHalf, part
 from spdk_emulator.nvme_tcp.nvme import Io
 from spdk_emulator.nvme_tcp.pdu import PLAIN, R2T, C2HData, CapsuleResp, Framing, H2CData, IcResp, ProtocolError
 
@@ -70,6 +70,30 @@ def test_commands_beyond_the_depth_wait_for_their_turn() -> None:
         _feed(queue, b"".join(C2HData(number % 2, 0, bytes(512), success=True).encode()))
     assert len(done) == 5
     assert queue.outstanding == 0
+
+
+def test_two_fused_commands_are_sent_one_right_after_the_other() -> None:
+    queue = _queue(depth=3)
+    done: list[Any] = []
+    ends: list[int] = []
+    data = bytes(512)
+    _read(queue, done, 512)
+    _read(queue, done, 512)
+    queue.take_output()
+    first = FirstHalf(Io.COMPARE, 1, 0, 0, [data], 512, lambda request, status, value: ends.append(status))
+    first.second = SecondHalf(Io.WRITE, 1, 0, 0, [data], 512, first.done)
+    queue.submit(first)
+    _read(queue, done, 512)
+    sent = b"".join(bytes(buffer) for buffer in queue.take_output())
+    assert (sent[8], sent[9], len(sent)) == (Io.COMPARE, nvme.SQE_FLAGS | nvme.FUSED_FIRST, 72 + 512)
+    _feed(queue, b"".join(C2HData(0, 0, bytes(512), success=True).encode()))
+    sent = b"".join(bytes(buffer) for buffer in queue.take_output())
+    assert (sent[8], sent[9], len(sent)) == (Io.WRITE, nvme.SQE_FLAGS | nvme.FUSED_SECOND, 72 + 512)
+    for cid in (2, 0):
+        _feed(queue, b"".join(CapsuleResp(nvme.completion(cid, 0)).encode()))
+    sent = b"".join(bytes(buffer) for buffer in queue.take_output())
+    assert (sent[8], sent[9]) == (Io.READ, nvme.SQE_FLAGS)
+    assert ends == [0, 0]
 
 
 def test_r2t_is_answered_in_pieces_that_the_controller_takes() -> None:

@@ -9,13 +9,14 @@ import uuid
 import zlib
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, Queue, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import auth, nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Cns, Fabrics, Feature, Io, Lid, Property, Sc
 from spdk_emulator.nvmf.models import Referral
 from spdk_emulator.nvmf.subsystem import Address, Host, NvmfError, is_valid_nqn
+from support.host_queue import HOST_NQN, NQN, Queue
 from support.ports import free_port
 
 IN_DATA = 1 << 16
@@ -221,8 +222,8 @@ def test_identify_shows_the_controller_and_its_namespaces() -> None:
         controller = nvme.IDENTIFY_CONTROLLER.unpack(await admin.identify(Cns.CONTROLLER))
         assert nvme.text(controller["subnqn"]) == NQN
         assert (controller["nn"], controller["mdts"], controller["ioccsz"]) == (8, 5, (64 + 8192) // 16)
-        always = nvme.ONCS_COPY
-        assert controller["oncs"] == nvme.ONCS_COMPARE | nvme.ONCS_DATASET_MANAGEMENT | nvme.ONCS_WRITE_ZEROES | always
+        always = nvme.ONCS_COMPARE | nvme.ONCS_RESERVATIONS | nvme.ONCS_COPY
+        assert controller["oncs"] == always | nvme.ONCS_DATASET_MANAGEMENT | nvme.ONCS_WRITE_ZEROES
         assert nvme.parse_namespace_list(await admin.identify(Cns.ACTIVE_NAMESPACES)) == [1, 3, 5]
         assert nvme.parse_namespace_list(await admin.identify(Cns.ACTIVE_NAMESPACES, 3)) == [5]
         namespace = nvme.IDENTIFY_NAMESPACE.unpack(await admin.identify(Cns.NAMESPACE, 3))
@@ -340,7 +341,7 @@ def test_a_bdev_that_is_removed_under_io_leaves_nothing_behind() -> None:
         requests = [await queue.receive() for _unused in cids]
         world.bdevs.unregister(world.bdevs.get("m1"))
         for cid, request in zip(cids, requests, strict=True):
-            queue._answer(request, bytes(16384))
+            queue.answer(request, bytes(16384))
             assert (await queue.wait(cid))[0].status == Sc.INVALID_NAMESPACE | nvme.DO_NOT_RETRY
         assert world.bdevs.find("m1") is None
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 import uuid
 
 import pytest
-from nvmf_host import HOST_NQN, NQN, Queue, Terminated, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.nvme_tcp import nvme
-from spdk_emulator.nvme_tcp.nvme import Admin, Fabrics, Io
-from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, H2CData, IcReq, TermReq
+from spdk_emulator.nvme_tcp.nvme import Admin, Completion, Fabrics, Io
+from spdk_emulator.nvme_tcp.pdu import R2T, C2HData, CapsuleCmd, CapsuleResp, H2CData, IcReq, TermReq
+from support.host_queue import HOST_NQN, NQN, Queue, Terminated
 
 ROUNDS = 150
 
@@ -156,5 +158,50 @@ def test_nothing_is_answered_after_a_termination_request() -> None:
         queue.submit(Admin.KEEP_ALIVE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(queue.receive(), 0.1)
+
+    with_world(test)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_command_is_answered_once_whatever_is_fused_or_reserved(seed: int) -> None:
+    opcodes = (Io.READ, Io.WRITE, Io.WRITE, Io.COMPARE, Io.COMPARE, Io.FLUSH, Io.RESERVATION_REPORT)
+    reserving = (Io.RESERVATION_REGISTER, Io.RESERVATION_ACQUIRE, Io.RESERVATION_RELEASE)
+
+    async def batch(queue: Queue, chance: random.Random) -> None:
+        cids, asked = set(), []
+        for _unused in range(60):
+            opcode = chance.choice(opcodes if chance.random() < 0.8 else reserving)
+            data = struct.pack("<QQ", chance.randrange(3), chance.randrange(3)).ljust(512, b"\0")
+            given = {"data": data} if opcode & 3 == 1 and chance.random() < 0.6 else {"length": len(data)}
+            dword10 = chance.choice((0, 1, 2, 8)) | chance.randrange(7) << 8 if opcode in reserving else 0
+            fuse = chance.choice((0, 0, nvme.FUSED_FIRST, nvme.FUSED_SECOND))
+            cids.add(queue.submit(opcode, chance.choice((1, 1, 3, 9)), (dword10, 1), fuse=fuse, **given))
+        cids.add(queue.submit(Io.RESERVATION_REPORT, 1))
+        while cids:
+            pdu = await queue.receive()
+            if isinstance(pdu, R2T):
+                asked.append(pdu)
+                chance.shuffle(asked)
+            elif isinstance(pdu, CapsuleResp):
+                cids.remove(Completion.unpack(pdu.cqe).cid)
+            elif isinstance(pdu, C2HData) and pdu.success:
+                cids.remove(pdu.cccid)
+            while asked and (len(asked) > 5 or not queue.pdus):
+                queue.answer(asked.pop(), bytes(512))
+                if not asked:
+                    # A first half whose second one was refused waits for a command that is let through.
+                    cids.add(queue.submit(Io.RESERVATION_REPORT, 1))
+
+    async def test(world: World) -> None:
+        _unused, one = await world.io()
+        admin = await world.queue()
+        cntlid = (await admin.connect(host_id=uuid.UUID(int=2))).cdw0
+        await admin.enable()
+        other = await world.queue()
+        assert (await other.connect(qid=1, cntlid=cntlid, host_id=uuid.UUID(int=2))).status == 0
+        for number in range(20):
+            await asyncio.gather(
+                *(batch(queue, random.Random(f"{seed} {number} {queue is one}")) for queue in (one, other))
+            )
 
     with_world(test)

@@ -7,12 +7,13 @@ import random
 import struct
 
 import pytest
-from nvmf_host import Terminated, World, with_world
+from nvmf_host import World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
 from spdk_emulator.nvme_tcp import nvme
-from spdk_emulator.nvme_tcp.nvme import Io, Sc
+from spdk_emulator.nvme_tcp.nvme import Admin, Io, Sc
 from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, Fes, H2CData
+from support.host_queue import Queue, Terminated
 
 DATA = random.Random(3).randbytes(131072)
 
@@ -182,7 +183,9 @@ def test_a_bdev_without_an_operation_refuses_it() -> None:
         world.bdevs.register(NullBdev("n", 512, 2048))
         world.subsystem.add_namespace("n", 5)
         _unused, queue = await world.io()
-        assert (await queue.run(Io.COMPARE, 5, (0, 0, 0), data=bytes(512)))[0].status == Sc.INVALID_OPCODE
+        deallocate = struct.pack("<IIQ", 0, 1, 0)
+        done, _unused = await queue.run(Io.DATASET_MANAGEMENT, 5, (0, 4), data=deallocate)
+        assert done.status == Sc.INVALID_OPCODE
 
     with_world(test)
 
@@ -264,5 +267,71 @@ def test_more_commands_than_the_queue_is_deep_end_the_connection() -> None:
         with pytest.raises((EOFError, ConnectionError)):
             for _unused in range(130):
                 await queue.receive()
+
+    with_world(test)
+
+
+def fused(queue: Queue, opcode: int, fuse: int, data: bytes = bytes(512), **given: int) -> int:
+    return queue.submit(opcode, 1, (0, 0, 0), data=b"" if given else data, fuse=fuse, **given)
+
+
+@pytest.mark.parametrize("damaged", ["compare", "write"])
+def test_a_half_whose_data_is_damaged_takes_the_other_one_with_it(damaged: str) -> None:
+    async def test(world: World) -> None:
+        _unused, queue = await world.io(digests=True)
+        cids = {}
+        for name, opcode, fuse in (("compare", Io.COMPARE, nvme.FUSED_FIRST), ("write", Io.WRITE, nvme.FUSED_SECOND)):
+            cid = cids[name] = queue.next_cid()
+            sqe = bytearray(nvme.command(opcode, cid, 1, 512, True, (0, 0, 0)))
+            sqe[1] |= fuse
+            raw = bytearray(b"".join(CapsuleCmd(bytes(sqe), bytes(512)).encode(queue.framing)))
+            raw[-1] ^= name == damaged
+            queue.writer.write(raw)
+        for name, cid in cids.items():
+            wanted = Sc.TRANSIENT_TRANSPORT_ERROR if name == damaged else Sc.ABORTED_MISSING_FUSED
+            assert await queue.status(cid) == wanted
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test)
+
+
+def test_a_half_that_is_aborted_takes_the_other_one_with_it() -> None:
+    async def test(world: World) -> None:
+        admin, queue = await world.io()
+        compare = fused(queue, Io.COMPARE, nvme.FUSED_FIRST, length=512)
+        await queue.receive()
+        write = fused(queue, Io.WRITE, nvme.FUSED_SECOND, DATA[:512])
+        assert (await admin.run(Admin.ABORT, 0, (1 | compare << 16,)))[0].value == 0
+        assert await queue.status(compare) == Sc.ABORTED_BY_REQUEST
+        assert await queue.status(write) == Sc.ABORTED_MISSING_FUSED
+        assert await queue.read(0, 1) == bytes(512)
+
+    with_world(test)
+
+
+def test_both_bits_have_no_meaning_and_no_answer() -> None:
+    """As with SPDK. The queue works on."""
+
+    async def test(world: World) -> None:
+        _unused, queue = await world.io()
+        fused(queue, Io.COMPARE, nvme.FUSED_MASK)
+        pair = [fused(queue, Io.COMPARE, nvme.FUSED_FIRST), fused(queue, Io.WRITE, nvme.FUSED_SECOND, DATA[:512])]
+        assert [await queue.status(cid) for cid in pair] == [0, 0]
+        assert await queue.read(0, 1) == DATA[:512]
+
+    with_world(test)
+
+
+def test_a_host_that_goes_between_the_halves_leaves_nothing_behind() -> None:
+    async def test(world: World) -> None:
+        admin, queue = await world.io()
+        fused(queue, Io.COMPARE, nvme.FUSED_FIRST)
+        fused(queue, Io.WRITE, nvme.FUSED_SECOND, length=512)
+        await queue.receive()
+        queue.close()
+        while world.target.groups[0].stats.current_io_qpairs:
+            await asyncio.sleep(0.001)
+        assert not world.subsystem.ending
+        assert len(await admin.identify(1)) == 4096
 
     with_world(test)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..framework.threads import APP_THREAD, Poller, Thread, running
 from .qos import Qos
-from .stats import NO_THREAD, BdevStats, IoStats
+from .quiesce import Quiesce, Work
+from .stats import NO_THREAD, BdevStats
 
 if TYPE_CHECKING:
     from ..app import App
@@ -38,6 +39,7 @@ class Op(enum.IntEnum):
     FLUSH = 5
     RESET = 6
     COMPARE = 7
+    COMPARE_AND_WRITE = 8
 
 
 class Status(enum.IntEnum):
@@ -63,7 +65,7 @@ class BdevIo:
     returns.
     """
 
-    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "stats", "started")
+    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "bdev", "started")
 
     def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         self.op = op
@@ -73,13 +75,37 @@ class BdevIo:
         self.done = done
         self.thread = running.thread
         """For which it counts."""
-        self.stats: IoStats | None = None
+        self.bdev: Bdev | None = None
+        """The bdev, as soon as it is one of those that it has in hand."""
         self.started = 0
 
     def complete(self, status: int = Status.SUCCESS) -> None:
-        if self.stats is not None:
-            self.stats.count(self.op, self.length, time.perf_counter_ns() - self.started, status)
+        bdev = self.bdev
+        if bdev is None:
+            self.done(status)
+            return
+        bdev.outstanding -= 1
+        bdev.stats.of(self.thread).count(self.op, self.length, time.perf_counter_ns() - self.started, status)
         self.done(status)
+        if bdev.quiesced is not None:
+            bdev.quiesced.advance()
+
+
+class CompareAndWriteIo(BdevIo):
+    """``iov`` is what is expected there, ``written`` what is to be there instead. The status is that of what failed."""
+
+    __slots__ = ("written",)
+
+    def __init__(
+        self,
+        offset: int,
+        length: int,
+        expected: list[memoryview],
+        written: list[memoryview],
+        done: Callable[[int], None],
+    ) -> None:
+        super().__init__(Op.COMPARE_AND_WRITE, offset, length, expected, done)
+        self.written = written
 
 
 class BdevEvent(enum.Enum):
@@ -147,6 +173,8 @@ class Bdev:
     """``preferred_write_alignment``, ``preferred_write_granularity``, ``optimal_write_size``, in blocks."""
     unmap_granularity = (0, 0)
     """``preferred_unmap_alignment``, ``preferred_unmap_granularity``, in blocks."""
+    acwu = 1
+    """The most blocks that a compare and write may have."""
     memory_domains: tuple[dict[str, Any], ...] = ()
     config_rank: int | None = None
     """Where its :meth:`config` comes among others: SPDK asks modules first, in the order in which they are linked, then
@@ -174,6 +202,10 @@ class Bdev:
         self.claim_type = "exclusive_write"
         self.removing = False
         self.stats = BdevStats()
+        self.outstanding = 0
+        """How much I/O is not complete."""
+        self.quiesced: Quiesce | None = None
+        """Where I/O has to wait while somebody has, or wants, the bdev alone."""
         self.qos = Qos(self.submit)
         self.on_close: Callable[[], None] = lambda: None
 
@@ -202,8 +234,24 @@ class Bdev:
         raise NotImplementedError
 
     def start(self, io: BdevIo) -> None:
-        """The way from a descriptor to :meth:`submit`; statistics and rate limits wrap it."""
-        io.stats = self.stats.of(io.thread)
+        """The way from a descriptor to :meth:`submit`, maybe after a while.
+
+        A reset does not wait: it ends what others wait for.
+        """
+        if self.quiesced is not None and io.op != Op.RESET:
+            self.quiesced.add(io)
+        else:
+            self.enter(io)
+
+    def quiesce(self, work: Work) -> None:
+        """Begin ``work`` when all I/O that has come is done; what comes meanwhile waits until the work is done."""
+        self.quiesced = self.quiesced or Quiesce(self)
+        self.quiesced.add(work)
+
+    def enter(self, io: BdevIo) -> None:
+        """To :meth:`submit`; statistics and rate limits wrap it."""
+        io.bdev = self
+        self.outstanding += 1
         io.started = time.perf_counter_ns()
         if self.qos.holds:
             self.qos.admit(io)
@@ -382,6 +430,8 @@ class BdevRegistry:
         """Take the bdev away: holders get REMOVE; ``done`` is called when the last of them has closed."""
         bdev.removing = True
         bdev.qos.abort(Status.ABORTED)
+        if bdev.quiesced is not None:
+            bdev.quiesced.abort(Status.ABORTED)
 
         def finish() -> None:
             if bdev.descriptors or self._bdevs.get(bdev.name) is not bdev:

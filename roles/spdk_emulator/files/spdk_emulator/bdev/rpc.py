@@ -36,7 +36,7 @@ _IO_TYPES = (
     ("zone_management", None),
     ("zone_append", None),
     ("compare", Op.COMPARE),
-    ("compare_and_write", None),
+    ("compare_and_write", Op.COMPARE_AND_WRITE),
     ("abort", None),
     ("seek_hole", None),
     ("seek_data", None),

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..bdev.models import Bdev, BdevIo, Op, Status
+from ..bdev.models import Bdev, BdevIo, CompareAndWriteIo, Op, Status
 from ..nvme_tcp import nvme
-from ..nvme_tcp.host import Request, part
+from ..nvme_tcp.host import FirstHalf, Request, SecondHalf, part
 from ..nvme_tcp.nvme import DO_NOT_RETRY, Io, Sc
 from .controller import Controller
 from .namespace import Ana, Namespace
@@ -54,6 +54,22 @@ class _Parts:
             self.io.complete(self.status)
 
 
+class _Pair:
+    """One I/O that became two fused commands; of the failures of both, that of the first is the reason."""
+
+    __slots__ = ("io", "first", "second", "statuses")
+
+    def __init__(self, io: CompareAndWriteIo, first: FirstHalf, second: SecondHalf) -> None:
+        self.io = io
+        self.first = first
+        self.second = second
+        first.second, first.context, second.context = second, self, self
+        self.statuses: dict[Request, int] = {}
+
+    def complete(self, status: int) -> None:
+        self.io.complete(status)
+
+
 class NvmeBdev(Bdev):
     """``controllers`` are the paths, in the order in which they are preferred."""
 
@@ -90,16 +106,17 @@ class NvmeBdev(Bdev):
                 (Op.FLUSH, True),
                 (Op.RESET, True),
                 (Op.COMPARE, oncs & nvme.ONCS_COMPARE),
+                (Op.COMPARE_AND_WRITE, controller.data["fuses"] & nvme.FUSES_COMPARE_AND_WRITE),
                 (Op.UNMAP, oncs & nvme.ONCS_DATASET_MANAGEMENT),
                 (Op.WRITE_ZEROES, oncs & nvme.ONCS_WRITE_ZEROES),
             )
             if there
         )
-        if controller.data["fuses"] & 1:
-            self.also_supported = self.also_supported | {"compare_and_write"}
         if oncs & nvme.ONCS_COPY:
             self.also_supported = self.also_supported | {"copy"}
         self._shift = namespace.block_size.bit_length() - 1
+        atomic = namespace.atomic_compare or controller.data["acwu"] + 1
+        self.acwu = min(atomic, controller.max_transfer >> self._shift)
         self._settings = settings
         self._reset_all = reset_all
         self.on_close = on_close
@@ -199,8 +216,32 @@ class NvmeBdev(Bdev):
                 self._dispatch(Request(Io.FLUSH, self.nsid, 0, 0, [], 0, self._on_done, io))
             else:
                 io.complete()
+        elif isinstance(io, CompareAndWriteIo):
+            self._submit_pair(io)
         else:
             self._submit_parts(io)
+
+    def _submit_pair(self, io: CompareAndWriteIo) -> None:
+        place = (self.nsid, io.offset >> self._shift, (io.length >> self._shift) - 1)
+        first = FirstHalf(Io.COMPARE, *place, io.iov, io.length, self._half_done)
+        second = SecondHalf(Io.WRITE, *place, io.written, io.length, self._half_done)
+        _Pair(io, first, second)
+        self._dispatch(first)
+
+    def _half_done(self, request: Request, status: int, value: int) -> None:
+        pair = request.context
+        pair.statuses[request] = status
+        if len(pair.statuses) < 2:
+            return
+        status = pair.statuses[pair.first] or pair.statuses[pair.second]
+        pair.statuses.clear()
+        if status & 0x7FF == Sc.ABORTED_SQ_DELETION:
+            # Nobody knows whether it was done, and a second time it would find what the first one wrote.
+            pair.complete(Status.INTERNAL_ERROR)
+        elif status & 0x7FF == Sc.COMPARE_FAILURE:
+            pair.complete(Status.COMPARE_FAILURE)
+        else:
+            self._done(pair.first, status, value)
 
     def _submit_parts(self, io: BdevIo) -> None:
         """Commands that have to be split: each not more than the controller takes."""

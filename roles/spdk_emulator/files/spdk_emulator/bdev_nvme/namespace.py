@@ -36,6 +36,8 @@ class Namespace:
     group: int
     write_granularity: tuple[int, int, int]
     unmap_granularity: tuple[int, int]
+    atomic_compare: int = 0
+    """The most blocks of an atomic compare and write; 0: what the controller says of all namespaces."""
     ana: Ana = Ana.OPTIMIZED
     ana_deadline: float | None = None
     """Until when (loop time) it is worth waiting for a better access state; None: the state is good."""
@@ -80,6 +82,7 @@ def describe(nsid: int, page: Buffer, identifiers: dict[int, bytes]) -> Namespac
         group=known["anagrpid"],
         write_granularity=(known["npwa"] + 1, known["npwg"] + 1, known["nows"] + 1) if optimal else (0, 0, 0),
         unmap_granularity=(known["npda"] + 1, known["npdg"] + 1) if optimal else (0, 0),
+        atomic_compare=known["nacwu"] + 1 if known["nsfeat"] & nvme.NSFEAT_ATOMIC_UNITS else 0,
     )
 
 

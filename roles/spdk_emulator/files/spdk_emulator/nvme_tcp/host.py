@@ -13,7 +13,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .nvme import FABRICS_OPCODE, SGL_IN_CAPSULE, SGL_TRANSPORT, SQE_FLAGS, Completion, Fabrics, Sc
+from .nvme import (
+    FABRICS_OPCODE,
+    FUSED_FIRST,
+    FUSED_SECOND,
+    SGL_IN_CAPSULE,
+    SGL_TRANSPORT,
+    SQE_FLAGS,
+    Completion,
+    Fabrics,
+    Sc,
+)
 from .pdu import (
     CONTROLLER,
     HOST,
@@ -64,6 +74,9 @@ class Request:
     """
 
     __slots__ = ("opcode", "nsid", "low", "high", "iov", "length", "done", "context", "retries", "moved", "damaged")
+    flags = SQE_FLAGS
+    second: Request | None = None
+    """The second half of a fused operation, where this is the first."""
 
     def __init__(
         self,
@@ -97,6 +110,20 @@ class Request:
     def direction(self) -> int:
         """TO_CONTROLLER, FROM_CONTROLLER or 0, as the opcode says (NVMe base specification, 3.3.3.1)."""
         return (self.nsid if self.opcode == FABRICS_OPCODE else self.opcode) & 3
+
+
+class SecondHalf(Request):
+    """The second command of a fused operation; :attr:`Request.second` of the first."""
+
+    __slots__ = ()
+    flags = SQE_FLAGS | FUSED_SECOND
+
+
+class FirstHalf(Request):
+    """The first command of a fused operation. The second one is submitted with it."""
+
+    __slots__ = ("second",)
+    flags = SQE_FLAGS | FUSED_FIRST
 
 
 def part(iov: list[Any], offset: int, length: int) -> list[memoryview]:
@@ -177,12 +204,14 @@ class HostQueue:
         else:
             self.queued += 1
             self._waiting.append(request)
+        if request.second is not None:
+            self.submit(request.second)
 
     def _send(self, request: Request) -> None:
         cid = self._free.pop()
         self.submitted += 1
         self._sent[cid] = request
-        opcode, nsid, length = request.opcode, request.nsid, request.length
+        opcode, flags, nsid, length = request.opcode, request.flags, request.nsid, request.length
         if (nsid if opcode == FABRICS_OPCODE else opcode) & 3 == TO_CONTROLLER and length <= self.in_capsule:
             sgl, carried = SGL_IN_CAPSULE, length
         else:
@@ -196,12 +225,12 @@ class HostQueue:
             offset = 72 if carried else 0
             low, high = request.low, request.high
             out.append(
-                _CAPSULE.pack(4, 0, 72, offset, 72 + carried, opcode, SQE_FLAGS, cid, nsid, 0, length, sgl, low, high)
+                _CAPSULE.pack(4, 0, 72, offset, 72 + carried, opcode, flags, cid, nsid, 0, length, sgl, low, high)
             )
             if carried:
                 out += request.iov
         else:
-            sqe = _SQE.pack(opcode, SQE_FLAGS, cid, nsid, 0, length, sgl, request.low, request.high)
+            sqe = _SQE.pack(opcode, flags, cid, nsid, 0, length, sgl, request.low, request.high)
             data = b"".join(request.iov) if carried else b""
             out += CapsuleCmd(sqe, data).encode(self._framing)
 

@@ -38,9 +38,14 @@ class Io(enum.IntEnum):
     FLUSH = 0x00
     WRITE = 0x01
     READ = 0x02
+    WRITE_UNCORRECTABLE = 0x04
     COMPARE = 0x05
     WRITE_ZEROES = 0x08
     DATASET_MANAGEMENT = 0x09
+    RESERVATION_REGISTER = 0x0D
+    RESERVATION_REPORT = 0x0E
+    RESERVATION_ACQUIRE = 0x11
+    RESERVATION_RELEASE = 0x15
     COPY = 0x19
 
 
@@ -63,21 +68,28 @@ class Sc(enum.IntEnum):
     INTERNAL_ERROR = 0x006
     ABORTED_BY_REQUEST = 0x007
     ABORTED_SQ_DELETION = 0x008
+    ABORTED_FAILED_FUSED = 0x009
+    ABORTED_MISSING_FUSED = 0x00A
     INVALID_NAMESPACE = 0x00B
     SEQUENCE_ERROR = 0x00C
     DATA_SGL_LENGTH_INVALID = 0x00F
+    HOST_IDENTIFIER_INCONSISTENT_FORMAT = 0x018
     KEEP_ALIVE_INVALID = 0x01B
+    COMMAND_INTERRUPTED = 0x021
     TRANSIENT_TRANSPORT_ERROR = 0x022
     LBA_OUT_OF_RANGE = 0x080
+    RESERVATION_CONFLICT = 0x083
     INVALID_QUEUE_IDENTIFIER = 0x101
     AER_LIMIT_EXCEEDED = 0x105
     INVALID_LOG_PAGE = 0x109
+    FEATURE_NOT_SAVEABLE = 0x10D
     FEATURE_NOT_CHANGEABLE = 0x10E
     CONNECT_INCOMPATIBLE_FORMAT = 0x180
     CONNECT_INVALID_PARAMETERS = 0x182
     CONNECT_INVALID_HOST = 0x184
     AUTHENTICATION_REQUIRED = 0x191
     SIZE_LIMIT_EXCEEDED = 0x183
+    COMPARE_FAILURE = 0x285
     ANA_INACCESSIBLE = 0x302
 
 
@@ -101,6 +113,8 @@ class Feature(enum.IntEnum):
     KEEP_ALIVE_TIMER = 0x0F
     HOST_BEHAVIOR_SUPPORT = 0x16
     HOST_IDENTIFIER = 0x81
+    RESERVATION_NOTIFICATION_MASK = 0x82
+    RESERVATION_PERSISTENCE = 0x83
 
 
 class Lid(enum.IntEnum):
@@ -116,6 +130,7 @@ class Lid(enum.IntEnum):
     FEATURE_EFFECTS = 0x12
     MI_COMMAND_EFFECTS = 0x13
     DISCOVERY = 0x70
+    RESERVATION_NOTIFICATION = 0x80
 
 
 class Cns(enum.IntEnum):
@@ -152,7 +167,8 @@ CSTS_SHUTDOWN_COMPLETE = 0x8
 EVENT_NAMESPACE_CHANGED = 0x02 | 0x00 << 8 | Lid.CHANGED_NAMESPACES << 16
 EVENT_ANA_CHANGED = 0x02 | 0x03 << 8 | Lid.ANA << 16
 EVENT_DISCOVERY_CHANGED = 0x02 | 0xF0 << 8 | Lid.DISCOVERY << 16
-"""Dword 0 of an asynchronous event's completion (5.2.1): type notice, information, log page."""
+EVENT_RESERVATION = 0x06 | 0x00 << 8 | Lid.RESERVATION_NOTIFICATION << 16
+"""Dword 0 of an asynchronous event's completion (5.2.1): type (notice; I/O command specific), information, log page."""
 
 NOTICE_NAMESPACE = 1 << 8
 NOTICE_ANA = 1 << 11
@@ -162,7 +178,15 @@ NOTICE_DISCOVERY = 1 << 31
 ONCS_COMPARE = 1 << 0
 ONCS_DATASET_MANAGEMENT = 1 << 2
 ONCS_WRITE_ZEROES = 1 << 3
+ONCS_RESERVATIONS = 1 << 5
 ONCS_COPY = 1 << 8
+FUSES_COMPARE_AND_WRITE = 1 << 0
+RESCAP_PERSISTENCE = 1 << 0
+RESCAP_ALL_TYPES = 0x7E
+"""All six types of reservation."""
+RESCAP_IGNORE_EXISTING_KEY = 1 << 7
+NSFEAT_ATOMIC_UNITS = 1 << 1
+"""The namespace has its own atomic write units, NACWU among them."""
 
 SGL_IN_CAPSULE = 0x01
 """SGL identifier byte: data block, offset: the data follows in the capsule."""
@@ -178,6 +202,9 @@ _CQE = struct.Struct("<IIHHHH")
 _PROPERTY_CQE = struct.Struct("<QHHHH")
 SQE_FLAGS = 0x40
 """PSDT: SGLs are used."""
+FUSED_FIRST, FUSED_SECOND = 1, 2
+FUSED_MASK = 3
+"""FUSE, the bits of the same byte that make a command one of two."""
 
 
 class Command(NamedTuple):
@@ -307,6 +334,7 @@ IDENTIFY_CONTROLLER = Layout(
     oncs=(520, "H"),
     fuses=(522, "H"),
     vwc=(525, "B"),
+    acwu=(532, "H"),
     ocfs=(534, "H"),
     sgls=(536, "I"),
     mnan=(540, "I"),
@@ -327,7 +355,9 @@ IDENTIFY_NAMESPACE = Layout(
     nlbaf=(25, "B"),
     flbas=(26, "B"),
     nmic=(30, "B"),
+    rescap=(31, "B"),
     nawupf=(36, "H"),
+    nacwu=(38, "H"),
     noiob=(46, "H"),
     npwg=(64, "H"),
     npwa=(66, "H"),
@@ -350,8 +380,17 @@ IDENTIFY_CONTROLLER_NVM = Layout(
 )
 """The NVM command set's own part of Identify Controller."""
 
-IDENTIFY_NAMESPACE_INDEPENDENT = Layout(4096, nsfeat=(0, "B"), nmic=(1, "B"), anagrpid=(4, "I"), nstat=(14, "B"))
+IDENTIFY_NAMESPACE_INDEPENDENT = Layout(
+    4096, nsfeat=(0, "B"), nmic=(1, "B"), rescap=(2, "B"), anagrpid=(4, "I"), nstat=(14, "B")
+)
 """The part of Identify Namespace that is the same for all command sets."""
+
+RESERVATION_STATUS = Layout(64, gen=(0, "I"), rtype=(4, "B"), regctl=(5, "H"), ptpls=(9, "B"))
+"""What a Reservation Report begins with, where it has the extended data structure (7.5)."""
+REGISTRANT = Layout(64, cntlid=(0, "H"), rcsts=(2, "B"), rkey=(8, "Q"), hostid=(16, "16s"))
+"""What follows for each registrant."""
+RESERVATION_NOTIFICATION = Layout(64, count=(0, "Q"), kind=(8, "B"), available=(9, "B"), nsid=(12, "I"))
+"""A reservation notification log page."""
 
 CONNECT_DATA = Layout(1024, hostid=(0, "16s"), cntlid=(16, "H"), subnqn=(256, "256s"), hostnqn=(512, "256s"))
 

@@ -12,11 +12,12 @@ import logging
 import struct
 import uuid as uuid_module
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..bdev.models import Op
+from ..bdev.compare import compare, compare_and_write
+from ..bdev.models import Op, Status
 from ..bdev.transfer import copy
 from ..framework.threads import APP_THREAD, running
 from ..nvme_tcp import auth as dhchap
@@ -74,6 +75,8 @@ _TO_CONTROLLER, _TO_HOST, _BOTH_WAYS = 1, 2, 3
 """The direction of a command's data, bits 1:0 of its opcode (or type, if it is a fabrics command)."""
 
 _AUTHENTICATION = (Fabrics.AUTHENTICATION_SEND, Fabrics.AUTHENTICATION_RECV)
+_RESERVING = (Io.RESERVATION_REGISTER, Io.RESERVATION_ACQUIRE, Io.RESERVATION_RELEASE)
+_EXTENDED_DATA_STRUCTURE = 1 << 0
 _DSM_DEALLOCATE = 1 << 2
 _WRITE_ZEROES_DEALLOCATE = 1 << 25
 _SOURCE_RANGE = struct.Struct("<8xQH14x")
@@ -90,6 +93,20 @@ class Transfer:
         self.iov: list[Buffer] = []
         self.received = 0
         self.intact = True
+
+
+class Half:
+    """A command that is one of two, until both are here. ``iov`` is None until its data is, too."""
+
+    __slots__ = ("slot", "command", "iov", "other", "failed")
+
+    def __init__(self, slot: int, command: Command) -> None:
+        self.slot = slot
+        self.command = command
+        self.iov: list[Buffer] | None = None
+        self.other: Half | None = None
+        self.failed = False
+        """There is no other half."""
 
 
 class Connection(asyncio.Protocol):
@@ -111,6 +128,16 @@ class Connection(asyncio.Protocol):
         self._transfers: dict[int, Transfer] = {}
         self._event_slots: dict[int, int] = {}
         """Slots of waiting Asynchronous Event Requests, by command identifier."""
+        self._halves: dict[int, Half] = {}
+        """Of fused operations, by slot."""
+        self._first_half: Half | None = None
+        """It came last: the next command has to be its second half."""
+        self._compare: Half | None = None
+        """A first half at work, which does nothing until the second one is let through."""
+        self._nsids = [0] * (options.max_queue_depth + 1)
+        """Of the I/O commands at work, by slot; 0 for those that nobody waits for."""
+        self._watchers: dict[int, list[Callable[[], None]]] = {}
+        """Called when the command in that slot is over."""
         self._sq_head = 0
         self._sq_last = 0
         self.auth: dhchap.Controller | None = None
@@ -124,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         """The host does not read its answers: no more commands are looked at until it does."""
         self._open = False
-        self._copying: set[asyncio.Task[None]] = set()
+        self._copying: set[asyncio.Task[int]] = set()
         self._termination: asyncio.TimerHandle | None = None
 
     # asyncio's side
@@ -141,7 +168,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
         self._out.clear()
-        self._transfers.clear()
+        self._drop_waiting()
+        self._abort_compare()
         for task in self._copying:
             task.cancel()
         self.group.connections.pop(self, None)
@@ -150,6 +178,7 @@ class Connection(asyncio.Protocol):
         if self.controller:
             self.group.stats.disconnected(self.qid)
             self.controller.queue_closed(self)
+            self._linger()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -189,6 +218,7 @@ class Connection(asyncio.Protocol):
         if self._open:
             self._open = False
             self._transport.abort()
+            self._linger()
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -208,7 +238,7 @@ class Connection(asyncio.Protocol):
     def _terminate(self, error: ProtocolError) -> None:
         log.warning("host %s:%s: %s", *self.peer, error)
         self._send(error.termination(CONTROLLER))
-        self._transfers.clear()
+        self._drop_waiting()
         self._incoming = iter(())
         self._termination = self._loop.call_later(TERMINATION_TIMEOUT, self.abort)
 
@@ -240,6 +270,8 @@ class Connection(asyncio.Protocol):
         if way:
             self._check_sgl(pdu, command, way, may_be_large=fabrics or self.qid == 0)
         slot = self._slots.popleft()
+        if command.flags & nvme.FUSED_MASK or self._first_half is not None:
+            self._find_other_half(slot, command)
         if way == _TO_CONTROLLER and command.sgl_id == nvme.SGL_TRANSPORT:
             self._transfers[slot] = Transfer(command)
             self._send(R2T(command.cid, slot, 0, command.sgl_length))
@@ -326,14 +358,57 @@ class Connection(asyncio.Protocol):
         return False
 
     def _finish(self, slot: int, cid: int, status: int, value: int = 0) -> None:
-        if not self._open:
-            return
+        if self._open:
+            self._send(CapsuleResp(nvme.completion(cid, self._advance(), status, value)))
+        self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        """The command in this slot is over, whether or not anybody is told so."""
         self._slots.append(slot)
-        self._send(CapsuleResp(nvme.completion(cid, self._advance(), status, value)))
+        if slot in self._halves:
+            half = self._halves.pop(slot)
+            if half.other is not None:
+                self._fail_half(half.other)
+        if self._watchers:
+            for ended in self._watchers.pop(slot, ()):
+                ended()
+        if not self._open:
+            self._linger()
+
+    def _linger(self) -> None:
+        """A closed queue is the subsystem's as long as it has commands at work."""
+        if not self.qid or self.controller is None:
+            return
+        if self._at_work():
+            self.controller.subsystem.ending.add(self)
+        else:
+            self.controller.subsystem.ending.discard(self)
+
+    def _drop_waiting(self) -> None:
+        """Nothing more comes from the host: commands that wait for data, or for their other half, are over."""
+        self._slots.extend(self._transfers.keys() | self._halves.keys())
+        self._transfers.clear()
+        self._halves.clear()
+
+    def _at_work(self) -> set[int]:
+        """The slots of commands that are not over, without those that only wait for their data or other half."""
+        taken = set(range(1, len(self._nsids))) - set(self._slots)
+        return taken - self._transfers.keys() - self._halves.keys()
+
+    def watch(self, nsid: int, ended: Callable[[], None]) -> int:
+        """Call ``ended`` as often as there are commands at work on this namespace, each time that one is over.
+
+        Returns how many they are. Commands that change reservations do not count.
+        """
+        slots = [slot for slot in self._at_work() if self._nsids[slot] == nsid]
+        for slot in slots:
+            self._watchers.setdefault(slot, []).append(ended)
+        return len(slots)
 
     def _finish_with_data(self, slot: int, cid: int, data: Buffer, value: int = 0) -> None:
         """Success. With the success flag on the last data PDU there is no completion, unless it has a value."""
         if not self._open:
+            self._release(slot)
             return
         success = self.options.c2h_success and value == 0
         if len(data) <= C2H_DATA_LIMIT:
@@ -345,8 +420,8 @@ class Connection(asyncio.Protocol):
                 last = offset + len(part) == len(data)
                 self._send(C2HData(cid, offset, part, last, success and last))
         if success:
-            self._slots.append(slot)
             self._advance()
+            self._release(slot)
         else:
             self._finish(slot, cid, Sc.SUCCESS, value)
 
@@ -367,9 +442,47 @@ class Connection(asyncio.Protocol):
 
     # Commands
 
+    def _find_other_half(self, slot: int, command: Command) -> None:
+        """A fused operation is two commands, one right after the other; what has no other half is aborted."""
+        fuse = command.flags & nvme.FUSED_MASK
+        first, self._first_half = self._first_half, None
+        if first is not None and first.slot not in self._halves:
+            first = None  # it is over: its data was damaged
+        half = Half(slot, command)
+        if fuse:
+            # A value of both bits has no meaning; SPDK never answers such a command, either.
+            self._halves[slot] = half
+        if first is not None and fuse == nvme.FUSED_SECOND:
+            first.other, half.other = half, first
+        elif first is not None:
+            self._fail_half(first)
+        elif fuse == nvme.FUSED_SECOND:
+            half.failed = True
+        if fuse == nvme.FUSED_FIRST:
+            self._first_half = half
+
+    def _fail_half(self, half: Half) -> None:
+        half.failed, half.other = True, None
+        if half.iov is not None:
+            self._finish(half.slot, half.command.cid, Sc.ABORTED_MISSING_FUSED)
+
+    def _execute_half(self, half: Half, iov: list[Buffer]) -> None:
+        """Half of a fused operation is here; with the second one both begin, in their order."""
+        half.iov, other = iov, half.other
+        if half.failed:
+            self._fail_half(half)
+        elif other is not None and other.iov is not None:
+            pair = (half, other) if half.command.flags & nvme.FUSED_FIRST else (other, half)
+            for each in pair:
+                del self._halves[each.slot]
+            for each in pair:
+                self._execute(each.slot, each.command, each.iov or [])
+
     def _execute(self, slot: int, command: Command, iov: list[Buffer]) -> None:
         controller = self.controller
-        if controller is None:
+        if slot in self._halves:
+            self._execute_half(self._halves[slot], iov)
+        elif controller is None:
             if command.opcode == nvme.FABRICS_OPCODE and command.fctype == Fabrics.CONNECT:
                 self._finish_with(slot, command, self._connect(command, iov))
             else:
@@ -382,6 +495,8 @@ class Connection(asyncio.Protocol):
             self._finish_with(slot, command, self._fabrics(controller, command))
         elif self.qid:
             self._execute_io(controller, slot, command, iov)
+        elif command.flags & nvme.FUSED_MASK:
+            self._finish(slot, command.cid, Sc.INVALID_FIELD)
         else:
             answer = controller.execute(command)
             if answer is None:
@@ -499,10 +614,16 @@ class Connection(asyncio.Protocol):
         if not controller.is_usable(namespace):
             self._finish(slot, cid, Sc.ANA_INACCESSIBLE)
             return
-        if command.flags & 3:
-            # One half of a fused operation.
-            self._finish(slot, cid, Sc.INVALID_FIELD)
+        reservations = namespace.reservations
+        if reservations.type and reservations.forbids(controller.host_id, opcode, command.cdw10):
+            self._finish(slot, cid, Sc.RESERVATION_CONFLICT)
             return
+        self._nsids[slot] = command.nsid
+        if command.flags & nvme.FUSED_MASK:
+            self._execute_fused(namespace, slot, command, iov)
+            return
+        if self._compare is not None:
+            self._abort_compare()
         if opcode == Io.READ or opcode == Io.WRITE or opcode == Io.COMPARE:
             self._read_or_write(namespace, slot, command, iov)
         elif opcode == Io.WRITE_ZEROES:
@@ -521,6 +642,11 @@ class Connection(asyncio.Protocol):
             self._deallocate(namespace, slot, command, iov)
         elif opcode == Io.COPY:
             self._copy(namespace, slot, command, b"".join(iov))
+        elif opcode == Io.RESERVATION_REPORT:
+            self._report_reservations(namespace, slot, command)
+        elif opcode in _RESERVING:
+            self._nsids[slot] = 0
+            namespace.reserving.execute(controller, command, b"".join(iov), partial(self._finish, slot, cid))
         else:
             self._finish(slot, cid, Sc.INVALID_OPCODE | nvme.DO_NOT_RETRY)
 
@@ -535,10 +661,78 @@ class Connection(asyncio.Protocol):
             done = partial(self._read_done, slot, command.cid, data)
             namespace.descriptor.io(Op.READ, offset, length, [memoryview(data)[:length]], done)
         else:
-            if command.sgl_length > length:
-                iov = [memoryview(b"".join(iov))[:length]]
-            op = Op.WRITE if command.opcode == Io.WRITE else Op.COMPARE
-            namespace.descriptor.io(op, offset, length, iov, partial(self._finish, slot, command.cid))  # type: ignore[arg-type]
+            views, done = _views(iov, length), partial(self._finish, slot, command.cid)
+            if command.opcode == Io.WRITE:
+                namespace.descriptor.io(Op.WRITE, offset, length, views, done)
+            else:
+                compare(namespace.descriptor, offset, length, views, done)
+
+    def _execute_fused(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
+        """Both halves come here one right after the other, unless one was not let through."""
+        half, expected = Half(slot, command), self._compare
+        half.iov = iov
+        if command.flags & nvme.FUSED_FIRST:
+            if expected is not None:
+                self._abort_compare()
+            if command.opcode == Io.COMPARE:
+                self._compare = half
+            else:
+                self._finish(slot, command.cid, Sc.INVALID_OPCODE)
+        elif expected is None:
+            self._finish(slot, command.cid, Sc.ABORTED_MISSING_FUSED)
+        elif command.opcode != Io.WRITE:
+            self._abort_compare()
+            self._finish(slot, command.cid, Sc.INVALID_OPCODE)
+        else:
+            self._compare = None
+            self._compare_and_write(namespace, expected, half)
+
+    def _abort_compare(self) -> None:
+        half, self._compare = self._compare, None
+        if half is not None:
+            self._finish(half.slot, half.command.cid, Sc.ABORTED_MISSING_FUSED)
+
+    def _compare_and_write(self, namespace: Namespace, first: Half, second: Half) -> None:
+        bdev, command = namespace.bdev, second.command
+        offset, length = _range(namespace, command)
+
+        def finish(status: int, other: int) -> None:
+            self._finish(first.slot, first.command.cid, status)
+            self._finish(second.slot, command.cid, other)
+
+        def done(status: int) -> None:
+            if status == Status.COMPARE_FAILURE:
+                finish(status, Sc.ABORTED_FAILED_FUSED)
+            elif status != Status.ABORTED and Op.COMPARE_AND_WRITE in bdev.supported:
+                finish(Sc.SUCCESS, status)
+            else:
+                finish(status, status)
+
+        if _range(namespace, first.command) != (offset, length):
+            finish(Sc.INVALID_FIELD, Sc.ABORTED_FAILED_FUSED)
+        elif offset + length > bdev.size:
+            finish(Sc.LBA_OUT_OF_RANGE, Sc.ABORTED_FAILED_FUSED)
+        elif length > command.sgl_length:
+            finish(Sc.DATA_SGL_LENGTH_INVALID, Sc.ABORTED_FAILED_FUSED)
+        elif length > bdev.acwu * bdev.block_size:
+            finish(Sc.INTERNAL_ERROR, Sc.ABORTED_FAILED_FUSED)
+        elif length > first.command.sgl_length:
+            done(Status.COMPARE_FAILURE)
+        else:
+            expected, written = _views(first.iov or [], length), _views(second.iov or [], length)
+            compare_and_write(namespace.descriptor, offset, length, expected, written, done)
+
+    def _report_reservations(self, namespace: Namespace, slot: int, command: Command) -> None:
+        page = namespace.reservations.report()
+        if not command.sgl_length:
+            answer = Answer(Sc.INVALID_FIELD)
+        elif not command.cdw11 & _EXTENDED_DATA_STRUCTURE:
+            answer = Answer(Sc.HOST_IDENTIFIER_INCONSISTENT_FORMAT)
+        elif (command.cdw10 + 1) * 4 < nvme.RESERVATION_STATUS.size:
+            answer = Answer(Sc.INTERNAL_ERROR)
+        else:
+            answer = Answer(data=page)
+        self._finish_with(slot, command, answer)
 
     def _read_done(self, slot: int, cid: int, data: bytearray, status: int) -> None:
         if status:
@@ -590,17 +784,20 @@ class Connection(asyncio.Protocol):
             self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
             return
 
-        async def work() -> None:
+        async def work() -> int:
             try:
                 await copy(namespace.descriptor, source, target, length)
             except OSError:
-                self._finish(slot, command.cid, Sc.INTERNAL_ERROR)
-            else:
-                self._finish(slot, command.cid, Sc.SUCCESS)
+                return Sc.INTERNAL_ERROR
+            return Sc.SUCCESS
+
+        def done(task: asyncio.Task[int]) -> None:
+            self._copying.discard(task)
+            self._finish(slot, command.cid, Sc.INTERNAL_ERROR if task.cancelled() else task.result())
 
         task = self._loop.create_task(work())
         self._copying.add(task)
-        task.add_done_callback(self._copying.discard)
+        task.add_done_callback(done)
 
 
 def _range(namespace: Namespace, command: Command) -> tuple[int, int]:
@@ -608,3 +805,10 @@ def _range(namespace: Namespace, command: Command) -> tuple[int, int]:
     block_size = namespace.bdev.block_size
     start = command.cdw10 | command.cdw11 << 32
     return start * block_size, ((command.cdw12 & 0xFFFF) + 1) * block_size
+
+
+def _views(iov: list[Buffer], length: int) -> list[memoryview]:
+    """The buffers of a command's data, without what is beyond its blocks."""
+    if sum(map(len, iov)) > length:
+        return [memoryview(b"".join(iov))[:length]]
+    return [memoryview(buffer) for buffer in iov]

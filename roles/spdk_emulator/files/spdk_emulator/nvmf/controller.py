@@ -33,12 +33,15 @@ ABORT_LIMIT = 4
 DISCOVERY_KATO = 120_000
 """Milliseconds without a keep alive after which a discovery connection that asked for none is dropped."""
 CHANGED_LIST_LIMIT = 1024
+RESERVATION_LOG_LIMIT = 255
 COPY_BUFFER = 132 << 10
 """Bytes of SPDK's large buffers."""
 TOO_MANY_CHANGED = 0xFFFFFFFF
 
 _CMIC_PORTS_AND_CONTROLLERS, _CMIC_ANA = 0x03, 0x08
 _LPA_EFFECTS, _LPA_EXTENDED, _LPA_SUPPORTED_PAGES = 0x02, 0x04, 0x20
+_SAVE = 1 << 31
+"""SV in dword 10 of Set Features."""
 _CSUPP, _LBCC, _CSCPE, _NSCPE = 1 << 0, 1 << 1, 1 << 21, 1 << 20
 """Bits of the command effects log (5.16.1.6): supported, changes data, scope controller, scope namespace."""
 _BOTH_SCOPES = _CSUPP | _NSCPE | _CSCPE
@@ -55,9 +58,13 @@ _IO_EFFECTS = {
     Io.FLUSH: (_CSUPP | _LBCC | _NSCPE, None),
     Io.WRITE: (_CSUPP | _LBCC | _NSCPE, None),
     Io.READ: (_CSUPP | _NSCPE, None),
-    Io.COMPARE: (_CSUPP | _NSCPE, Op.COMPARE),
+    Io.COMPARE: (_CSUPP | _NSCPE, None),
     Io.WRITE_ZEROES: (_CSUPP | _LBCC | _NSCPE, Op.WRITE_ZEROES),
     Io.DATASET_MANAGEMENT: (_CSUPP | _LBCC | _NSCPE, Op.UNMAP),
+    Io.RESERVATION_REGISTER: (_CSUPP | _NSCPE, None),
+    Io.RESERVATION_REPORT: (_CSUPP | _NSCPE, None),
+    Io.RESERVATION_ACQUIRE: (_CSUPP | _NSCPE, None),
+    Io.RESERVATION_RELEASE: (_CSUPP | _NSCPE, None),
     Io.COPY: (_CSUPP | _LBCC | _NSCPE, None),
 }
 """Effects, and the ability that every bdev of the subsystem needs for it."""
@@ -71,6 +78,11 @@ _STORED_FEATURES = {
     Feature.WRITE_ATOMICITY: 0,
 }
 """Features without an effect here, that are remembered, with their defaults."""
+_RESERVATION_FEATURES = (Feature.RESERVATION_NOTIFICATION_MASK, Feature.RESERVATION_PERSISTENCE)
+_NAMESPACE_FEATURES = (Feature.ERROR_RECOVERY, Feature.WRITE_ATOMICITY, *_RESERVATION_FEATURES)
+"""Features that SPDK does not take for the controller's own, whatever it does with them."""
+_NOT_NAMESPACE_SPECIFIC = 0x00F
+"""SPDK's status of a controller's feature that is set for a namespace: the code without its type (0x10F with it)."""
 
 
 class Answer(NamedTuple):
@@ -113,6 +125,9 @@ class Controller:
         self._event_requests: list[int] = []
         """Command identifiers of waiting Asynchronous Event Requests."""
         self._changed_namespaces: list[int] = []
+        self._reservation_log: list[dict[str, int]] = []
+        """Reservation notifications that were not read, oldest first."""
+        self._reservation_count = 0
         self._keep_alive: asyncio.TimerHandle | None = None
         self.kato = self._round_kato(kato)
         if subsystem.is_discovery:
@@ -291,8 +306,10 @@ class Controller:
                 return Answer(Sc.INVALID_NAMESPACE)
             namespace = self.namespace(command.nsid)
             layout = nvme.IDENTIFY_NAMESPACE_INDEPENDENT
-            data = layout.pack(nmic=1, anagrpid=namespace.anagrpid, nstat=1) if namespace else bytes(4096)
-            return Answer(data=data)
+            if namespace is None:
+                return Answer(data=bytes(4096))
+            rescap = namespace.reservations.capabilities
+            return Answer(data=layout.pack(nmic=1, rescap=rescap, anagrpid=namespace.anagrpid, nstat=1))
         return Answer(Sc.INVALID_FIELD)
 
     def identify_controller(self) -> bytes:
@@ -308,6 +325,7 @@ class Controller:
             "wctemp": 0x0157,
             "cctemp": 0x0175,
             "maxcmd": options.max_queue_depth,
+            "fuses": nvme.FUSES_COMPARE_AND_WRITE,
             "sgls": 0x00100005,
             "subnqn": subsystem.nqn.encode(),
         }
@@ -351,9 +369,10 @@ class Controller:
 
     def _optional_commands(self) -> int:
         return (
-            (nvme.ONCS_COMPARE if self.subsystem.supports(Op.COMPARE) and self.subsystem.namespaces else 0)
+            nvme.ONCS_COMPARE
             | (nvme.ONCS_DATASET_MANAGEMENT if self.subsystem.supports(Op.UNMAP) else 0)
             | (nvme.ONCS_WRITE_ZEROES if self.subsystem.supports(Op.WRITE_ZEROES) else 0)
+            | nvme.ONCS_RESERVATIONS
             | nvme.ONCS_COPY
         )
 
@@ -396,7 +415,9 @@ class Controller:
                 nuse=bdev.num_blocks if not ana or self.is_usable(namespace) else 0,
                 nsfeat=0x12,
                 nmic=1,
+                rescap=namespace.reservations.capabilities,
                 nawupf=granularity,
+                nacwu=bdev.acwu - 1,
                 noiob=min(getattr(bdev, "optimal_io_boundary", 0), self.options.max_io_size // bdev.block_size),
                 npwg=granularity,
                 npwa=zero_based(write_alignment, granularity),
@@ -441,8 +462,15 @@ class Controller:
 
     def _set_features(self, command: Command) -> Answer:
         feature, value = command.cdw10 & 0xFF, command.cdw11
+        if command.cdw10 & _SAVE:
+            return Answer(Sc.FEATURE_NOT_SAVEABLE)
         if command.nsid > self.subsystem.options.max_namespaces and command.nsid != nvme.BROADCAST_NSID:
             return Answer(Sc.INVALID_NAMESPACE)
+        if self._is_out_of_reach(feature, command.nsid):
+            return Answer(Sc.ANA_INACCESSIBLE)
+        for_namespace = 0 < command.nsid < self.subsystem.options.max_namespaces and not self.subsystem.is_discovery
+        if for_namespace and feature in self._known_features() and feature not in _NAMESPACE_FEATURES:
+            return Answer(_NOT_NAMESPACE_SPECIFIC)
         if feature == Feature.KEEP_ALIVE_TIMER:
             if value == 0:
                 return Answer(Sc.KEEP_ALIVE_INVALID)
@@ -467,12 +495,42 @@ class Controller:
             return Answer()
         if feature == Feature.HOST_BEHAVIOR_SUPPORT:
             return Answer()
+        if feature == Feature.HOST_IDENTIFIER:
+            return Answer(Sc.SEQUENCE_ERROR)
+        if feature in _RESERVATION_FEATURES:
+            return self._set_reservation_feature(feature, command.nsid, value)
         return Answer(Sc.INVALID_FIELD)
+
+    def _set_reservation_feature(self, feature: int, nsid: int, value: int) -> Answer:
+        namespace = self.namespace(nsid)
+        chosen = [namespace] if namespace else []
+        if nsid == nvme.BROADCAST_NSID:
+            chosen = list(self.subsystem.namespaces.values())
+        elif namespace is None:
+            return Answer(Sc.INVALID_FIELD)
+        if feature == Feature.RESERVATION_NOTIFICATION_MASK:
+            for each in chosen:
+                each.reservations.notification_mask = value
+            return Answer()
+        if namespace and not namespace.reservations.can_persist:
+            return Answer(Sc.INVALID_FIELD)
+        for each in chosen:
+            if each.reservations.can_persist:
+                each.reservations.persists = bool(value & 1)
+        # SPDK says so, and has done it.
+        return Answer(Sc.FEATURE_NOT_SAVEABLE)
+
+    def _is_out_of_reach(self, feature: int, nsid: int) -> bool:
+        """A feature of a namespace that this host cannot reach here."""
+        namespace = self.namespace(nsid) if feature in _NAMESPACE_FEATURES else None
+        return namespace is not None and not self.is_usable(namespace)
 
     def _get_features(self, command: Command) -> Answer:
         feature = command.cdw10 & 0xFF
         if command.nsid > self.subsystem.options.max_namespaces and command.nsid != nvme.BROADCAST_NSID:
             return Answer(Sc.INVALID_NAMESPACE)
+        if self._is_out_of_reach(feature, command.nsid):
+            return Answer(Sc.ANA_INACCESSIBLE)
         if feature == Feature.KEEP_ALIVE_TIMER:
             return Answer(value=self.kato)
         if feature == Feature.ASYNC_EVENT_CONFIGURATION:
@@ -487,8 +545,13 @@ class Controller:
             return Answer(value=command.cdw11 & 0xFFFF | 1 << 16)
         if feature in self.features:
             return Answer(value=self.features[feature])
-        if feature == Feature.HOST_IDENTIFIER and command.cdw11 & 1:
+        if feature == Feature.HOST_IDENTIFIER and command.cdw11 & 1 and command.sgl_length >= len(self.host_id.bytes):
             return Answer(data=self.host_id.bytes)
+        namespace = self.namespace(command.nsid)
+        if feature in _RESERVATION_FEATURES and namespace:
+            state = namespace.reservations
+            is_mask = feature == Feature.RESERVATION_NOTIFICATION_MASK
+            return Answer(value=state.notification_mask if is_mask else int(state.persists))
         return Answer(Sc.INVALID_FIELD)
 
     def _number_of_queues(self) -> int:
@@ -507,12 +570,17 @@ class Controller:
         pages = self._discovery_log_pages() if self.subsystem.is_discovery else self._log_pages()
         if lid not in pages:
             return Answer(Sc.INVALID_LOG_PAGE)
+        if lid == Lid.RESERVATION_NOTIFICATION and not self._reservation_log:
+            return Answer(data=bytes(length))
         groups_only = lid == Lid.ANA and command.cdw10 & 1 << 8
         page = self._ana_log(groups_only=True) if groups_only else pages[lid]()
         if offset >= len(page):
             return Answer(Sc.INVALID_FIELD)
         if lid == Lid.CHANGED_NAMESPACES:
             self._changed_namespaces.clear()
+        if lid == Lid.RESERVATION_NOTIFICATION:
+            # What was read is no longer there, however that was.
+            del self._reservation_log[: -(-(offset + length) // nvme.RESERVATION_NOTIFICATION.size)]
         if not keep_event:
             self._masked_events = {event for event in self._masked_events if event >> 16 != lid}
         return Answer(data=page[offset : offset + length])
@@ -535,6 +603,7 @@ class Controller:
             Lid.COMMAND_EFFECTS: self._command_effects,
             Lid.FEATURE_EFFECTS: self._feature_effects,
             Lid.MI_COMMAND_EFFECTS: lambda: bytes(4096),
+            Lid.RESERVATION_NOTIFICATION: self._reservation_log_pages,
         }
         if self.subsystem.options.ana_reporting:
             pages[Lid.ANA] = self._ana_log
@@ -552,12 +621,22 @@ class Controller:
             io[opcode] = effects if op is None or self.subsystem.supports(op) else 0
         return struct.pack("<512I", *admin, *io).ljust(4096, b"\0")
 
-    def _feature_effects(self) -> bytes:
+    def _known_features(self) -> set[int]:
         known = {Feature.KEEP_ALIVE_TIMER, Feature.ASYNC_EVENT_CONFIGURATION}
         if not self.subsystem.is_discovery:
             known |= {*self.features, Feature.NUMBER_OF_QUEUES, Feature.INTERRUPT_COALESCING}
             known |= {Feature.INTERRUPT_VECTOR_CONFIGURATION, Feature.HOST_IDENTIFIER, Feature.HOST_BEHAVIOR_SUPPORT}
-        return struct.pack("<256I", *((_CSUPP | _CSCPE) if feature in known else 0 for feature in range(256)))
+            known |= set(_RESERVATION_FEATURES)
+        return known
+
+    def _feature_effects(self) -> bytes:
+        page = [0] * 256
+        for feature in self._known_features():
+            page[feature] = _CSUPP | (_NSCPE if feature in _RESERVATION_FEATURES else _CSCPE)
+        return struct.pack("<256I", *page)
+
+    def _reservation_log_pages(self) -> bytes:
+        return b"".join(nvme.RESERVATION_NOTIFICATION.pack(**notice) for notice in self._reservation_log)
 
     def _ana_log(self, groups_only: bool = False) -> bytes:
         """Every group that has a namespace, and its state at this host's listener (5.16.1.13)."""
@@ -597,15 +676,30 @@ class Controller:
                 changed[:] = [TOO_MANY_CHANGED]
         self._tell(nvme.EVENT_NAMESPACE_CHANGED, nvme.NOTICE_NAMESPACE)
 
+    def reservation_changed(self, nsid: int, kind: int) -> None:
+        """Note it for the host; ``kind`` as :class:`~.reservations.Notice`. Where there is no room, the last page
+        tells how many there were."""
+        self._reservation_count += 1
+        waiting = len(self._reservation_log)
+        if waiting == RESERVATION_LOG_LIMIT:
+            self._reservation_log[-1]["count"] = self._reservation_count
+            return
+        notice = {"count": self._reservation_count, "kind": kind, "available": waiting, "nsid": nsid}
+        self._reservation_log.append(notice)
+        self._tell(nvme.EVENT_RESERVATION)
+
     def ana_changed(self) -> None:
         self._tell(nvme.EVENT_ANA_CHANGED, nvme.NOTICE_ANA)
 
     def discovery_changed(self) -> None:
         self._tell(nvme.EVENT_DISCOVERY_CHANGED, nvme.NOTICE_DISCOVERY)
 
-    def _tell(self, event: int, notice: int) -> None:
-        """Report an event once; it is not reported again until its log page was read."""
-        if not self.event_config & notice or event in self._masked_events:
+    def _tell(self, event: int, notice: int | None = None) -> None:
+        """Report an event once; it is not reported again until its log page was read.
+
+        ``notice``: the bit of the asynchronous event configuration that it depends on, if it does.
+        """
+        if notice is not None and not self.event_config & notice or event in self._masked_events:
             return
         self._masked_events.add(event)
         if self._event_requests:

@@ -238,6 +238,8 @@ def _create_call(subsystem: Subsystem) -> dict[str, Any]:
 
 def _add_namespace_call(subsystem: Subsystem, namespace: Namespace) -> dict[str, Any]:
     described: dict[str, Any] = {"nsid": namespace.nsid, "bdev_name": namespace.bdev.name}
+    if namespace.reserving.path is not None:
+        described["ptpl_file"] = namespace.reserving.path
     described |= _identifiers(namespace)
     if subsystem.options.ana_reporting:
         described["anagrpid"] = namespace.anagrpid

@@ -172,9 +172,6 @@ _NAMESPACE = obj(
 
 @target_method("nvmf_subsystem_add_ns", {**_NQN, "namespace": Param(_NAMESPACE, required=True)}, relaxed=True)
 def nvmf_subsystem_add_ns(app: App, target: Nvmf, nqn: str, namespace: dict[str, Any]) -> int:
-    if namespace["ptpl_file"] is not None:
-        # Reservations, which the file would keep, are not implemented.
-        raise RpcError.invalid_params()
     uuid_given = namespace["uuid"]
     try:
         made = _subsystem(target, nqn).add_namespace(
@@ -185,6 +182,7 @@ def nvmf_subsystem_add_ns(app: App, target: Nvmf, nqn: str, namespace: dict[str,
             uuid_given if uuid_given is not None and uuid_given.int else None,
             namespace["anagrpid"],
             not namespace["no_auto_visible"],
+            namespace["ptpl_file"],
         )
     except NvmfError:
         raise RpcError.invalid_params() from None

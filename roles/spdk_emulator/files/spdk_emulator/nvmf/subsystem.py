@@ -6,16 +6,18 @@ import errno
 import os
 import re
 import uuid as uuid_module
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
 from ..framework.threads import APP_THREAD
 from ..nvme_tcp.nvme import DISCOVERY_NQN, DYNAMIC_CNTLID, NQN_LIMIT
+from .reserving import Reserving
 
 if TYPE_CHECKING:
     from ..framework.keyring import Key
+    from .connection import Connection
     from .controller import Controller
 
 CLAIM_OWNER = "NVMe-oF Target"
@@ -107,7 +109,9 @@ class Namespace:
         uuid: uuid_module.UUID,
         anagrpid: int,
         auto_visible: bool,
+        ptpl_file: str | None,
     ) -> None:
+        """Raises ``OSError``, ``ValueError``: the reservations in ``ptpl_file`` cannot be had again."""
         self.nsid = nsid
         self.descriptor = descriptor
         self.bdev = descriptor.bdev
@@ -116,6 +120,8 @@ class Namespace:
         self.uuid = uuid
         self.anagrpid = anagrpid
         self.hosts: set[str] | None = None if auto_visible else set()
+        self.reserving = Reserving(nsid, self.bdev, ptpl_file)
+        self.reservations = self.reserving.state
 
     def is_visible_to(self, host_nqn: str) -> bool:
         return self.hosts is None or host_nqn in self.hosts
@@ -156,6 +162,8 @@ class Subsystem:
     threads: tuple[int, ...] = (APP_THREAD,)
     """Those that do its I/O."""
     is_discovery: bool = False
+    ending: set[Connection] = field(default_factory=set)
+    """Closed connections whose commands are still at work."""
     _next_cntlid: int = 0
     _next_portid: int = 0
 
@@ -209,10 +217,12 @@ class Subsystem:
         uuid: uuid_module.UUID | None = None,
         anagrpid: int = 0,
         auto_visible: bool = True,
+        ptpl_file: str | None = None,
     ) -> Namespace:
         """Export a bdev. ``nsid`` 0 takes the lowest that is free; identifiers left out come from the bdev's UUID.
 
-        Raises NvmfError(EINVAL) if the identifier or the bdev cannot be had.
+        ``ptpl_file`` keeps its reservations through a loss of power. Raises NvmfError(EINVAL) if the identifier, the
+        bdev or what is in the file cannot be had.
         """
         limit = self.options.max_namespaces
         if nsid == 0:
@@ -238,7 +248,14 @@ class Subsystem:
             raise NvmfError(errno.EINVAL, f"bdev {bdev_name} cannot be opened: {error}") from error
         descriptor.channels = lambda: self.threads
         own = descriptor.bdev.uuid
-        namespace = Namespace(nsid, descriptor, nguid or own.bytes, eui64, uuid or own, anagrpid, auto_visible)
+        try:
+            namespace = Namespace(
+                nsid, descriptor, nguid or own.bytes, eui64, uuid or own, anagrpid, auto_visible, ptpl_file
+            )
+        except (OSError, ValueError) as error:
+            self.bdevs.release(descriptor)
+            descriptor.close()
+            raise NvmfError(errno.EINVAL, f"reservations in {ptpl_file} cannot be had again: {error}") from error
         self.namespaces[nsid] = namespace
         self.namespaces = dict(sorted(self.namespaces.items()))
         self._notify_namespace(namespace)
@@ -357,6 +374,15 @@ class Subsystem:
         for controller in list(self.controllers.values()):
             if controller.host_nqn == host_nqn:
                 yield controller
+
+    def controllers_of_hosts(self, hosts: Collection[uuid_module.UUID]) -> list[Controller]:
+        """By the identifiers of the hosts."""
+        return [controller for controller in self.controllers.values() if controller.host_id in hosts]
+
+    def queues_of_hosts(self, hosts: Collection[uuid_module.UUID]) -> list[Connection]:
+        """The I/O queues, also those that are closed and have commands at work."""
+        queues = [queue for each in self.controllers_of_hosts(hosts) for qid, queue in each.queues.items() if qid]
+        return queues + [queue for queue in self.ending if queue.controller and queue.controller.host_id in hosts]
 
     def destroy(self) -> None:
         """End every connection, then give the bdevs back."""

@@ -32,8 +32,10 @@ class PassthruBdev(StackedBdev):
 
     def __init__(self, bdevs: BdevRegistry, name: str, base_name: str, uuid: uuid_module.UUID | None) -> None:
         super().__init__(bdevs, base_name, name, uuid if uuid and uuid.int else None)
-        self.supported = self.base.supported
-        self.also_supported = self.base.also_supported
+        # SPDK's says that it can what its base can, but does not hand on compare and write.
+        said = {"compare_and_write"} if Op.COMPARE_AND_WRITE in self.base.supported else set()
+        self.supported = self.base.supported - {Op.COMPARE_AND_WRITE}
+        self.also_supported = self.base.also_supported | said
         self.memory_domains = self.base.memory_domains
 
     def submit(self, io: BdevIo) -> None:
@@ -75,6 +77,9 @@ class DelayBdev(PassthruBdev):
             io.complete()
         elif io.op in (Op.READ, Op.WRITE):
             self.below.io(io.op, io.offset, io.length, io.iov, lambda status: self._complete_later(io, status))
+        elif io.op == Op.COMPARE:
+            # SPDK's says that it can what its base can, but does not hand that on.
+            io.complete(Status.INTERNAL_ERROR)
         else:
             super().submit(io)
 
