@@ -10,8 +10,9 @@ import pytest
 import yaml
 from replay import HERE, Difference, Outcome, prefix, put, recording, replay
 
-FAMILIES = ("early", "wire", "bdev", "core", "lvol", "nvmf", "vhost")
-"""``core`` has what the others leave out of bdevs, logs, options, keys, notifications: odd values, often refused."""
+FAMILIES = ("early", "wire", "bdev", "core", "lvol", "nvmf", "targets", "vhost")
+"""``core`` has what the others leave out of bdevs, logs, options, keys, notifications: odd values, often refused;
+``targets`` has several NVMe-oF targets, threads, caches of buffers, and tracepoints."""
 MOST = {"early": 5, "vhost": 7}
 """How many entries a family has in known_differences.yml. Who mends a difference lowers its number; none is raised."""
 INFORMATIONAL = {"save": 3, "stack": 25}

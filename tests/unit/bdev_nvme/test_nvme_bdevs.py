@@ -119,8 +119,16 @@ def test_io_moves_to_the_other_path_with_its_access_state(target: Callable[..., 
             data = bytearray(os.urandom(65536))
             assert await finished(io(disk, Op.WRITE, 0, data)) == 0
             told = await node.call("bdev_nvme_get_io_paths")
-            [path] = told["poll_groups"][0]["io_paths"]
-            assert (path["transport"]["trsvcid"], path["current"], path["accessible"]) == (second, True, True)
+            [group] = told["poll_groups"]
+            assert group["thread"] == "app_thread"
+            paths = [(path["transport"]["trsvcid"], path["current"], path["accessible"]) for path in group["io_paths"]]
+            assert paths == [(first, False, False), (second, True, True)]
+            told = await node.call("bdev_nvme_get_transport_statistics")
+            assert [group["thread"] for group in told["poll_groups"]] == ["app_thread"]
+            assert told["poll_groups"][0]["transports"][0]["submitted_requests"] > 0
+            disk.close()
+            for method in ("bdev_nvme_get_io_paths", "bdev_nvme_get_transport_statistics"):
+                assert await node.call(method) == {"poll_groups": []}
 
     asyncio.run(work())
 

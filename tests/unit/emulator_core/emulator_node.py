@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ class Emulator:
             answer = ask(connection, json.dumps(request).encode())
         assert "error" not in answer, answer["error"]
         return answer["result"]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Ask again and again."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not come about within {SECONDS:g} s"
+            time.sleep(0.01)
 
     def rss(self) -> int:
         """Bytes."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import BdevRegistry
-from spdk_emulator.nvmf.models import Nvmf, TransportOptions
+from spdk_emulator.framework.threads import Threads
+from spdk_emulator.nvmf.models import Config, TransportOptions, main_target
 from spdk_emulator.nvmf.subsystem import Address, Subsystem, SubsystemOptions
 from support.host_queue import NQN, Queue
 from support.ports import free_port
@@ -19,7 +20,7 @@ class World:
 
     def __init__(self, **transport: Any) -> None:
         self.bdevs = BdevRegistry()
-        self.target = Nvmf(self.bdevs)
+        self.target = main_target(self.bdevs, Config(), Threads())
         self.target.create_transport(TransportOptions(**{"in_capsule_data_size": 8192, **transport}))
         self.queues: list[Queue] = []
 

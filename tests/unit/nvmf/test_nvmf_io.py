@@ -329,7 +329,7 @@ def test_a_host_that_goes_between_the_halves_leaves_nothing_behind() -> None:
         fused(queue, Io.WRITE, nvme.FUSED_SECOND, length=512)
         await queue.receive()
         queue.close()
-        while world.target.stats.current_io_qpairs:
+        while world.target.groups[0].stats.current_io_qpairs:
             await asyncio.sleep(0.001)
         assert not world.subsystem.ending
         assert len(await admin.identify(1)) == 4096

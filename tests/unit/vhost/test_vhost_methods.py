@@ -7,7 +7,7 @@ import time
 
 import pytest
 from front_end import IN
-from spdk_emulator.vhost import cores
+from spdk_emulator.framework import cores
 from spdk_emulator.vhost.coalescing import Coalescing, Rate
 
 

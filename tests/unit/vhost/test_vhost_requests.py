@@ -94,7 +94,7 @@ def test_header_and_status_may_share_buffers_with_data(node) -> None:
     ring.memory.write(header, struct.pack("<IIQ", IN, 0, 3))
     room = ring.allocate(513)
     ring.offer(ring.chain([(header, 16, 0), (room, 513, WRITE)]))
-    assert ring.interrupted()
+    ring.wait(1)  # an interrupt alone may be that of the request before
     assert ring.memory.read(room, 513) == b"z" * 512 + b"\0"
 
 

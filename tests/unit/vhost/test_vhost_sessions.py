@@ -253,6 +253,24 @@ def test_delete_waits_for_the_front_end(node) -> None:
     assert node.run(list, node.vhost) == []
 
 
+def test_a_session_is_on_the_thread_of_its_controller(node) -> None:
+    bdev, controller = node.disk()
+    thread = controller.thread
+    assert (bdev.threads, list(node.vhost.pollers(thread))) == ([], [])
+    idle = node.connect()
+    idle.negotiate()
+    node.until(lambda: len(controller.sessions) == 1)
+    assert bdev.threads == [], "a session has a channel when it is started"
+    front_end, ring = node.ring()
+    assert bdev.threads == [thread.number]
+    assert [poller.name for poller in node.run(list, node.vhost.pollers(thread))] == ["vdev_worker"]
+    assert ring.do(IN, 0, room=512).status == 0
+    assert bdev.stats.of(thread.number).as_json()["num_read_ops"] == 1
+    front_end.close()
+    node.until(lambda: bdev.threads == [])
+    assert node.run(list, node.vhost.pollers(thread)) == []
+
+
 def test_shutdown_ends_connections(node) -> None:
     node.disk()
     front_end, _unused = node.ring()

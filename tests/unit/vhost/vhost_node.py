@@ -14,6 +14,7 @@ from front_end import FrontEnd, Ring
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.models import BdevIo, BdevRegistry
 from spdk_emulator.framework.models import Buffers
+from spdk_emulator.framework.threads import Threads
 from spdk_emulator.options import Options
 from spdk_emulator.vhost.models import BlkController, Vhost
 
@@ -59,7 +60,7 @@ class Node:
         app = SimpleNamespace(
             options=Options(vhost_directory=str(self.directory)),
             bdevs=BdevRegistry(),
-            framework=SimpleNamespace(buffers=Buffers()),
+            framework=SimpleNamespace(buffers=Buffers(), threads=Threads()),
             add_config=lambda _subsystem, calls: self.config.append(calls),
         )
         self.buffers = app.framework.buffers

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass, field
 
 from .framework.models import matching_flags
+from .framework.threads import Threads
+from .framework.trace import Traces
 
 
 @dataclass
@@ -16,11 +18,17 @@ class Options:
     """None: ``--no-rpc-server``."""
     vhost_directory: str = "."
     cpumask: str = "0x1"
+    main_core: int | None = None
+    """None: the first one."""
     config: str | None = None
     ignore_config_errors: bool = False
     wait_for_rpc: bool = False
     interrupt_mode: bool = False
     pid_file: str | None = None
+    tpoints: str | None = None
+    """Of the groups that are traced from the beginning."""
+    shm_id: int = -1
+    """In the name of the file of traces; below 0: the process's number stands there."""
     log_flags: list[str] = field(default_factory=list)
     quiet: bool = False
     rpcs_allowed: frozenset[str] | None = None
@@ -38,10 +46,7 @@ _WITHOUT_VALUE = (
     ("--enforce-numa",),
 )
 _WITH_VALUE = (
-    ("-e", "--tpoint-group"),
-    ("-i", "--shm-id"),
     ("-n", "--mem-channels"),
-    ("-p", "--main-core"),
     ("-s", "--mem-size"),
     ("-B", "--pci-blocked"),
     ("-A", "--pci-allowed"),
@@ -69,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     cores = acted.add_mutually_exclusive_group()
     cores.add_argument("-m", "--cpumask", default=Options.cpumask, help="cores as a mask or a list in brackets")
     cores.add_argument("--lcores", help="cores as a map")
+    acted.add_argument("-p", "--main-core", type=int, help="core of the first thread")
     acted.add_argument("-L", "--logflag", action="append", default=[], help="a log flag to switch on")
+    acted.add_argument("-e", "--tpoint-group", help="tracepoints to switch on: group, group:mask, group:name+name")
+    acted.add_argument("-i", "--shm-id", type=int, default=Options.shm_id, help="number of the file of traces")
     acted.add_argument("--silence-noticelog", action="store_true", help="log warnings and errors only")
     acted.add_argument("-f", dest="pid_file", help="file to write the process id to")
     parser.add_argument("-v", "--version", action="version", version=VERSION)
@@ -90,15 +98,23 @@ def parse(arguments: list[str]) -> Options:
             matching_flags(flag)
         except KeyError:
             parser.error(f"unknown log flag: {flag}")
+    try:
+        Threads(given.cpumask, given.main_core)
+        Traces(given.tpoint_group)
+    except ValueError as error:
+        parser.error(str(error))
     return Options(
         rpc_socket=None if given.no_rpc_server else given.rpc_socket,
         vhost_directory=given.vhost_directory,
         cpumask=given.cpumask,
+        main_core=given.main_core,
         config=given.config,
         ignore_config_errors=given.json_ignore_init_errors,
         wait_for_rpc=given.wait_for_rpc,
         interrupt_mode=given.interrupt_mode,
         pid_file=given.pid_file,
+        tpoints=given.tpoint_group,
+        shm_id=given.shm_id,
         log_flags=given.logflag,
         quiet=given.silence_noticelog,
         rpcs_allowed=frozenset(given.rpcs_allowed.split(",")) if given.rpcs_allowed else None,

@@ -10,9 +10,10 @@ import os
 import stat
 import struct
 import uuid as uuid_module
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..framework.threads import Poller
 from .models import Bdev, BdevIo, Op, Status
 
 _BLKSSZGET = 0x1268
@@ -136,6 +137,9 @@ class AioBdev(Bdev):
                 "nowait": self.nowait,
             }
         }
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        yield Poller(self.module, "bdev_aio_group_poll")
 
     def config(self) -> list[dict[str, Any]]:
         params: dict[str, Any] = {"name": self.name}

@@ -6,8 +6,10 @@ import errno
 import mmap
 import os
 import uuid as uuid_module
+from collections.abc import Iterator
 from typing import Any
 
+from ..framework.threads import Poller
 from .models import Bdev, BdevIo, Op, Status
 
 _PAGE = mmap.PAGESIZE
@@ -77,6 +79,12 @@ class MallocBdev(Bdev):
             self._memory[last:end] = bytes(end - last)
         else:
             self._memory[offset:end] = bytes(length)
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        """The one of its copies is there from the first copy on."""
+        yield Poller(self.module, "malloc_completion_poller")
+        if self.stats.of(thread).used:
+            yield Poller("accel", "accel_comp_poll")
 
     def config(self) -> list[dict[str, Any]]:
         return [

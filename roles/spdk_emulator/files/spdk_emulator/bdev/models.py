@@ -17,12 +17,13 @@ import os
 import time
 import uuid as uuid_module
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..framework.threads import APP_THREAD, Poller, Thread, running
 from .qos import Qos
 from .quiesce import Quiesce, Work
-from .stats import IoStats
+from .stats import NO_THREAD, BdevStats
 
 if TYPE_CHECKING:
     from ..app import App
@@ -64,7 +65,7 @@ class BdevIo:
     returns.
     """
 
-    __slots__ = ("op", "offset", "length", "iov", "done", "bdev", "started")
+    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "bdev", "started")
 
     def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         self.op = op
@@ -72,6 +73,8 @@ class BdevIo:
         self.length = length
         self.iov = iov
         self.done = done
+        self.thread = running.thread
+        """For which it counts."""
         self.bdev: Bdev | None = None
         """The bdev, as soon as it is one of those that it has in hand."""
         self.started = 0
@@ -82,7 +85,7 @@ class BdevIo:
             self.done(status)
             return
         bdev.outstanding -= 1
-        bdev.stats.count(self.op, self.length, time.perf_counter_ns() - self.started, status)
+        bdev.stats.of(self.thread).count(self.op, self.length, time.perf_counter_ns() - self.started, status)
         self.done(status)
         if bdev.quiesced is not None:
             bdev.quiesced.advance()
@@ -121,15 +124,9 @@ class Descriptor:
         self.write = write
         self.on_event = on_event
         self.closed = False
-        self.idle = False
-        """True while the holder has no I/O channel, in SPDK's words (a vhost controller without a guest)."""
-        self.above: Bdev | None = None
-        """The holder, where it is another bdev: it has a channel here while somebody has one there."""
-
-    @property
-    def in_use(self) -> bool:
-        """Its holder may do I/O."""
-        return not self.idle and (self.above is None or self.above.in_use)
+        self.channels: Callable[[], Iterable[int]] = lambda: (APP_THREAD,)
+        """The threads on which its holder has an I/O channel, in SPDK's words: none for a vhost controller without a
+        guest, those of the bdev above for one that another stands on."""
 
     def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
@@ -156,6 +153,7 @@ class Descriptor:
         if not self.closed:
             self.closed = True
             self.bdev.descriptors.discard(self)
+            self.bdev.stats.keep(self.bdev.threads)
             if not self.bdev.descriptors:
                 self.bdev.qos.closed()
             self.bdev.on_close()
@@ -203,7 +201,7 @@ class Bdev:
         self.claimed_by: str | None = None
         self.claim_type = "exclusive_write"
         self.removing = False
-        self.stats = IoStats()
+        self.stats = BdevStats()
         self.outstanding = 0
         """How much I/O is not complete."""
         self.quiesced: Quiesce | None = None
@@ -217,9 +215,14 @@ class Bdev:
         return self.block_size * self.num_blocks
 
     @property
+    def threads(self) -> list[int]:
+        """Those that may do I/O, by identifier."""
+        return sorted({thread for descriptor in self.descriptors for thread in descriptor.channels()})
+
+    @property
     def in_use(self) -> bool:
         """Somebody may do I/O."""
-        return any(descriptor.in_use for descriptor in self.descriptors)
+        return bool(self.threads)
 
     @property
     def reachable_domains(self) -> tuple[dict[str, Any], ...]:
@@ -254,6 +257,10 @@ class Bdev:
             self.qos.admit(io)
         else:
             self.submit(io)
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        """What SPDK polls on a thread that has a channel to this bdev."""
+        yield from ()
 
     def driver_specific(self) -> dict[str, Any]:
         """The object under ``driver_specific`` in ``bdev_get_bdevs``."""
@@ -373,6 +380,7 @@ class BdevRegistry:
             self._examining += 1
             data = bytearray(length)
             io = BdevIo(Op.READ, 0, length, [memoryview(data)], lambda status: done(b"" if status else bytes(data)))
+            io.thread = NO_THREAD
             bdev.start(io)
 
     def _ask_examiners(self, bdev: Bdev, page: bytes) -> None:
@@ -455,11 +463,21 @@ def setup(app: App) -> BdevRegistry:
     """The family's state; see :class:`~spdk_emulator.app.App`."""
     bdevs = BdevRegistry()
     bdevs.watchers.append(app.framework.notifications.send)
+    app.framework.threads.add_pollers(lambda thread: _pollers(bdevs, thread))
     app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
     app.add_config("bdev", lambda: _of_modules(bdevs))
     app.add_config("bdev", lambda: _of_bdevs(bdevs), last=True)
     app.add_config("bdev", lambda: [{"method": "bdev_wait_for_examine"}], last=True)
     return bdevs
+
+
+def _pollers(bdevs: BdevRegistry, thread: Thread) -> Iterator[Poller]:
+    for bdev in bdevs:
+        threads = bdev.threads
+        if bdev.qos.enabled and threads and thread.number == threads[0]:
+            yield Poller(bdev, "bdev_channel_poll_qos", 1000)
+        if thread.number in threads:
+            yield from bdev.channel_pollers(thread.number)
 
 
 def _of_modules(bdevs: BdevRegistry) -> list[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid as uuid_module
+from collections.abc import Iterator
 from typing import Any
 
+from ..framework.threads import Poller
 from .models import Bdev, BdevIo, Op
 
 
@@ -34,6 +36,9 @@ class NullBdev(Bdev):
             for view in io.iov:
                 view[:] = bytes(len(view))
         io.complete()
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        yield Poller(self.module, "null_io_poll")
 
     def config(self) -> list[dict[str, Any]]:
         write, unmap = self.write_granularity, self.unmap_granularity

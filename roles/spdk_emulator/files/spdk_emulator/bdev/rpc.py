@@ -166,7 +166,9 @@ def bdev_get_iostat(app: App, per_channel: bool, reset_mode: str, names: list[st
     answer: dict[str, Any] = {"tick_rate": TICK_RATE, "ticks": time.perf_counter_ns()}
     if per_channel:
         answer["name"] = bdevs[0].name
-        answer["channels"] = [{"thread_id": 1, **bdev.stats.as_json()} for bdev in bdevs if bdev.in_use]
+        answer["channels"] = [
+            {"thread_id": thread, **bdev.stats.of(thread).as_json()} for bdev in bdevs for thread in bdev.threads
+        ]
     else:
         answer["bdevs"] = [{"name": bdev.name, **bdev.stats.as_json()} for bdev in bdevs]
     for bdev in bdevs:

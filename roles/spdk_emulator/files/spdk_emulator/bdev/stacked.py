@@ -38,7 +38,7 @@ class StackedBdev(Bdev):
         bdevs.claim(self.below, self.module)
         super().__init__(name, base.block_size, base.num_blocks, uuid or self._derived_uuid(base))
         self.numa_id = base.numa_id
-        self.below.above = self
+        self.below.channels = lambda: self.threads
 
     def _derived_uuid(self, base: Bdev) -> uuid_module.UUID:
         digest = hashlib.sha1(self.namespace.bytes + base.uuid.bytes, usedforsecurity=False).digest()

@@ -7,6 +7,8 @@ import struct
 from typing import Any
 
 TICK_RATE = 1_000_000_000
+NO_THREAD = 0
+"""Where I/O counts that no thread with a channel has done, or has one no more."""
 
 _READ, _WRITE, _UNMAP = 1, 2, 4
 _KINDS = {_READ: "read", _WRITE: "write", _UNMAP: "unmap"}
@@ -22,10 +24,12 @@ class _Counter:
 
 
 class IoStats:
-    """What a bdev has done so far: successes by kind, failures by status."""
+    """What a bdev has done for a thread so far: successes by kind, failures by status."""
 
     def __init__(self) -> None:
         self.histogram: Histogram | None = None
+        self.used = False
+        """Something was done, be it forgotten meanwhile."""
         self.reset()
 
     def reset(self, mode: str = "all") -> None:
@@ -38,6 +42,7 @@ class IoStats:
                 counter.most = counter.least = 0
 
     def count(self, op: int, length: int, ticks: int, status: int) -> None:
+        self.used = True
         if status:
             self._errors["nvme"] = self._errors.get("nvme", 0) + 1
             return
@@ -69,6 +74,58 @@ class IoStats:
             answer[f"min_{name}_latency_ticks"] = counter.least
         answer["io_error"] = dict(self._errors)
         return answer
+
+    def add(self, other: IoStats) -> None:
+        for kind, more in other._counters.items():
+            counter = self._counters[kind]
+            counter.operations += more.operations
+            counter.bytes += more.bytes
+            counter.ticks += more.ticks
+            counter.most = max(counter.most, more.most)
+            counter.least = min(counter.least or more.least, more.least or counter.least)
+        for name, count in other._errors.items():
+            self._errors[name] = self._errors.get(name, 0) + count
+
+
+class BdevStats:
+    """The counters of a bdev, for each thread that does I/O on it."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, IoStats] = {}
+        self._histogram: Histogram | None = None
+
+    def of(self, thread: int) -> IoStats:
+        stats = self._threads.get(thread)
+        if stats is None:
+            stats = self._threads[thread] = IoStats()
+            stats.histogram = self._histogram
+        return stats
+
+    def keep(self, threads: list[int]) -> None:
+        """Only these threads have a channel still; what others have counted is the bdev's."""
+        for thread in self._threads.keys() - {*threads, NO_THREAD}:
+            self.of(NO_THREAD).add(self._threads.pop(thread))
+
+    @property
+    def histogram(self) -> Histogram | None:
+        return self._histogram
+
+    @histogram.setter
+    def histogram(self, histogram: Histogram | None) -> None:
+        self._histogram = histogram
+        for stats in self._threads.values():
+            stats.histogram = histogram
+
+    def reset(self, mode: str = "all") -> None:
+        for stats in self._threads.values():
+            stats.reset(mode)
+
+    def as_json(self) -> dict[str, Any]:
+        """Of all threads."""
+        total = IoStats()
+        for stats in self._threads.values():
+            total.add(stats)
+        return total.as_json()
 
 
 class Histogram:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import BdevIo, Status
+from ..framework.threads import APP_THREAD, Poller, Thread
 from .bdev import ACTIVE_ACTIVE, NvmeBdev
 from .connection import Host, NvmeError, Trid
 from .controller import Controller, State
@@ -21,6 +22,8 @@ from .options import ControllerOptions, check, defaults
 if TYPE_CHECKING:
     from ..app import App
 
+HOTPLUG_PERIOD = 100_000
+"""Microseconds."""
 log = logging.getLogger(__name__)
 
 NAME_LIMIT = 511
@@ -199,10 +202,12 @@ class NvmeControllers:
         self.groups: dict[str, Group] = {}
         self.discoveries: dict[str, Discovery] = {}
         self.options = defaults()
-        self.hotplug = {"period_us": 100000, "enable": False}
+        self.hotplug = {"period_us": HOTPLUG_PERIOD, "enable": False}
         self.host_uuid = uuid_module.uuid4()
         """Who this process is where nobody said otherwise."""
         self.app = app
+        self.polls_hotplug = False
+        """SPDK does since the first controller, or since somebody has said how."""
         self._attaching: set[tuple[Trid, str]] = set()
 
     def set_options(self, given: dict[str, Any]) -> None:
@@ -217,6 +222,18 @@ class NvmeControllers:
     def host(self, nqn: str | None, address: str = "", service: str = "") -> Host:
         nqn = nqn or f"nqn.2014-08.org.nvmexpress:uuid:{self.host_uuid}"
         return Host(nqn, self.host_uuid.bytes, address, service)
+
+    def pollers(self, thread: Thread) -> Iterator[Poller]:
+        """What SPDK polls on that thread."""
+        if thread.number == APP_THREAD:
+            for _unused, controller in self.controllers():
+                yield Poller(controller, "bdev_nvme_poll_adminq", self.options["nvme_adminq_poll_period_us"])
+            if self.polls_hotplug and self.hotplug["enable"]:
+                yield Poller(None, "bdev_nvme_hotplug", int(self.hotplug["period_us"]))
+            elif self.polls_hotplug:
+                yield Poller(None, "bdev_nvme_remove_poller", HOTPLUG_PERIOD)
+        if any(thread.number in bdev.threads for group in self.groups.values() for bdev in group.bdevs.values()):
+            yield Poller(None, "bdev_nvme_poll", self.options["nvme_ioq_poll_period_us"])
 
     def controllers(self) -> Iterator[tuple[Group, Controller]]:
         for group in list(self.groups.values()):
@@ -273,6 +290,7 @@ class NvmeControllers:
             raise
         controller.owner = group
         self.groups[name] = group
+        self.polls_hotplug = True
         group.add(controller)
         await group.examined()
         return [bdev.name for nsid, bdev in sorted(group.bdevs.items()) if controller in bdev.controllers]
@@ -388,4 +406,5 @@ def setup(app: App) -> NvmeControllers:
     """The family's state; see :class:`~spdk_emulator.app.App`."""
     controllers = NvmeControllers(app)
     app.add_config("bdev", controllers.config)
+    app.framework.threads.add_pollers(controllers.pollers)
     return controllers

@@ -14,10 +14,10 @@ from ..jsonrpc.registry import ANY, Param, method
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Lid
 from .bdev import ACTIVE_ACTIVE, ACTIVE_PASSIVE, QUEUE_DEPTH, ROUND_ROBIN, NvmeBdev
-from .connection import NvmeError, Trid
+from .connection import Connection, NvmeError, Trid
 from .controller import Controller
 from .discovery import Discovery
-from .models import Group
+from .models import HOTPLUG_PERIOD, Group
 from .options import ControllerOptions
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_THREAD = "app_thread"
 _MAX_QUEUES = 65536
 _DEFAULT_QUEUES = 1024
 _DEFAULT_MAX_BDEVS = 128
@@ -121,7 +120,8 @@ def _checked_multipath(given: dict[str, Any], before: dict[str, Any]) -> dict[st
 def bdev_nvme_set_hotplug(app: App, enable: bool, period_us: int) -> bool:
     """Kept, for ``framework_get_config`` tells it; there are no PCI devices to look for."""
     most = 10_000_000
-    app.nvme.hotplug = {"period_us": min(period_us, most) or 100_000, "enable": enable}
+    app.nvme.hotplug = {"period_us": min(period_us, most) or HOTPLUG_PERIOD, "enable": enable}
+    app.nvme.polls_hotplug = True
     return True
 
 
@@ -435,25 +435,38 @@ def _bdevs(app: App) -> list[NvmeBdev]:
     bad_params=(INVALID_PARAMS, "bdev_nvme_get_io_paths requires no parameters"),
 )
 def bdev_nvme_get_io_paths(app: App, name: str | None) -> dict[str, Any]:
-    """Only paths that have been used have an I/O queue; those without are not told, as in SPDK."""
-    used = any(controller.queue for _unused, controller in app.nvme.controllers())
-    paths = [
-        _describe_io_path(bdev, controller)
-        for bdev in _bdevs(app)
-        if name is None or bdev.name == name
-        for controller in bdev.controllers
-        if controller.queue is not None
-    ]
-    return {"poll_groups": [{"thread": _THREAD, "io_paths": paths}] if used else []}
+    """For each thread that may do I/O: the paths of its bdevs, by controller."""
+    threads = {thread for bdev in _bdevs(app) for thread in bdev.threads}
+    wanted = [bdev for bdev in _bdevs(app) if name in (None, bdev.name)]
+    return {
+        "poll_groups": [
+            {
+                "thread": _thread_name(app, thread),
+                "io_paths": [
+                    _describe_io_path(bdev, controller, thread)
+                    for _unused, controller in app.nvme.controllers()
+                    for bdev in wanted
+                    if thread in bdev.threads and controller in bdev.controllers
+                ],
+            }
+            for thread in sorted(threads)
+        ]
+    }
 
 
-def _describe_io_path(bdev: NvmeBdev, controller: Controller) -> dict[str, Any]:
+def _thread_name(app: App, number: int) -> str:
+    thread = app.framework.threads.get(number)
+    assert thread is not None  # nobody's channel outlives its thread
+    return thread.name
+
+
+def _describe_io_path(bdev: NvmeBdev, controller: Controller, thread: int) -> dict[str, Any]:
     namespace, trid = bdev.namespace(controller), controller.trid
     transport = {"trtype": trid.trtype, "traddr": trid.traddr, "trsvcid": trid.trsvcid, "adrfam": trid.adrfam}
     return {
         "bdev_name": bdev.name,
         "cntlid": controller.cntlid,
-        "current": controller is bdev.path,
+        "current": controller is bdev.path and bdev.stats.of(thread).used,
         "connected": controller.live,
         "accessible": namespace is not None and namespace.usable,
         "transport": transport,
@@ -497,12 +510,26 @@ def bdev_nvme_set_multipath_policy(
     bad_params=(INVALID_PARAMS, "'bdev_nvme_get_transport_statistics' requires no arguments"),
 )
 def bdev_nvme_get_transport_statistics(app: App) -> dict[str, Any]:
-    """The sums over all I/O queues. Nothing is polled here: a receive counts as a poll that found something."""
+    """For each thread that may do I/O. Nothing is polled here: a receive counts as a poll that found something.
+
+    A controller has one I/O queue, whatever the threads: the first of them has its numbers.
+    """
+    threads = sorted({thread for bdev in _bdevs(app) for thread in bdev.threads})
     queues = [controller.queue for _unused, controller in app.nvme.controllers() if controller.queue is not None]
-    if not queues:
-        return {"poll_groups": []}
+    return {
+        "poll_groups": [
+            {
+                "thread": _thread_name(app, thread),
+                "transports": [_describe_transport(queues if thread == threads[0] else [])],
+            }
+            for thread in threads
+        ]
+    }
+
+
+def _describe_transport(queues: list[Connection]) -> dict[str, Any]:
     receives = sum(queue.receives for queue in queues)
-    transport = {
+    return {
         "trname": "TCP",
         "polls": receives,
         "idle_polls": 0,
@@ -511,7 +538,6 @@ def bdev_nvme_get_transport_statistics(app: App) -> dict[str, Any]:
         "queued_requests": sum(queue.queued for queue in queues),
         "submitted_requests": sum(queue.submitted for queue in queues),
     }
-    return {"poll_groups": [{"thread": _THREAD, "transports": [transport]}]}
 
 
 # Discovery

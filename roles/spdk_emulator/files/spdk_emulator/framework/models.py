@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fnmatch
 import logging
@@ -11,6 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from .keyring import Keyring
+from .threads import APP_THREAD, Poller, Thread, Threads
+from .trace import Traces
 
 if TYPE_CHECKING:
     from ..app import App
@@ -182,17 +185,38 @@ class Notifications:
         return [event for event in self._events if event["id"] >= number][:most]
 
 
+_SHORT_PERIOD = 1000
+"""Microseconds that pass before anybody can ask for a period."""
+
+
 class Scheduler:
-    """SPDK's ``static`` scheduler, the only one for one thread; there is none before the framework starts."""
+    """SPDK's ``static`` scheduler, the only one here; there is none before the framework starts."""
 
     def __init__(self) -> None:
         self.name: str | None = None
         self.period = 0
+        self.isolated: frozenset[int] = frozenset()
+        """Cores that get no other threads."""
+        self.core: int | None = None
+        """The one that schedules; None: the main core."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set_period(self, microseconds: int) -> None:
+        """After one period, ``static`` has scheduled, which is nothing, and wants no more of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        passes_at_once = self.name and microseconds < _SHORT_PERIOD
+        self.period = 0 if passes_at_once else microseconds
+        if self.name and self.period:
+            self._timer = asyncio.get_running_loop().call_later(microseconds / 1_000_000, self._scheduled)
+
+    def _scheduled(self) -> None:
+        self.period = 0
 
     def set_static(self) -> None:
-        """It schedules nothing, so it has no period."""
-        self.name = "static"
-        self.period = 0
+        if self.name is None:
+            self.name = "static"
+            self.period = 0
 
 
 class Framework:
@@ -207,10 +231,18 @@ class Framework:
         self.sockets = Sockets()
         self.notifications = Notifications()
         self.scheduler = Scheduler()
+        self.threads = Threads(app.options.cpumask, app.options.main_core)
+        self.traces = Traces(app.options.tpoints, app.options.shm_id)
+        if app.options.rpc_socket:
+            self.threads.add_pollers(_rpc_pollers)
         self.keyring = Keyring()
 
     async def start(self) -> None:
         self.scheduler.set_static()
+
+
+def _rpc_pollers(thread: Thread) -> list[Poller]:
+    return [Poller(None, "rpc_subsystem_poll_servers", 4000)] if thread.number == APP_THREAD else []
 
 
 def setup(app: App) -> Framework:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
-from ..bdev.stats import TICK_RATE
-from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
+from ..jsonrpc.errors import INVALID_PARAMS, RpcError
 from ..jsonrpc.params import boolean, enum, string, uint32, uint64
 from ..jsonrpc.registry import ANY, METHODS, RUNTIME, STARTUP, Param, method
 from ..options import VERSION
@@ -93,30 +91,6 @@ def framework_get_config(app: App, name: str, with_batches: bool) -> list[Any]:
     return app.config(name, with_batches)
 
 
-@method("framework_get_scheduler", state=ANY, bad_params=(INVALID_PARAMS, "'rpc_get_scheduler' requires no arguments"))
-def framework_get_scheduler(app: App) -> dict[str, Any]:
-    scheduler = app.framework.scheduler
-    named = {"scheduler_name": scheduler.name} if scheduler.name else {}
-    return {**named, "scheduler_period": scheduler.period, "isolated_core_mask": "0", "scheduling_core": 0}
-
-
-@method(
-    "framework_set_scheduler",
-    params={"name": Param(string, required=True), "period": Param(uint64, default=0)},
-    state=ANY,
-    bad_params=_INVALID_PARAMETERS,
-    relaxed=True,
-)
-def framework_set_scheduler(app: App, name: str, period: int) -> bool:
-    """``period`` in microseconds; it is taken over even where there is no scheduler of that name, as in SPDK."""
-    scheduler = app.framework.scheduler
-    scheduler.period = period or scheduler.period or 1_000_000
-    if name != "static":
-        raise RpcError(INTERNAL_ERROR, "Unknown error -22")
-    scheduler.set_static()
-    return True
-
-
 @method(
     "framework_get_pci_devices",
     bad_params=(INVALID_PARAMS, "framework_get_pci_devices doesn't accept any parameters.\n"),
@@ -124,57 +98,6 @@ def framework_set_scheduler(app: App, name: str, period: int) -> bool:
 def framework_get_pci_devices(app: App) -> list[dict[str, Any]]:
     """None: the emulator drives no hardware."""
     return []
-
-
-@method("framework_get_governor", bad_params=(INVALID_PARAMS, "'rpc_get_governor' requires no arguments"))
-def framework_get_governor(app: App) -> dict[str, Any]:
-    return {}
-
-
-def _busy_and_idle(app: App) -> dict[str, int]:
-    busy = time.process_time_ns()
-    return {"busy": busy, "idle": max(0, time.perf_counter_ns() - app.framework.started - busy)}
-
-
-@method("framework_get_reactors", bad_params=(INVALID_PARAMS, "`framework_get_reactors` requires no arguments"))
-def framework_get_reactors(app: App) -> dict[str, Any]:
-    """One, whatever the mask: the emulator is one event loop."""
-    threads = [{**_APP_THREAD, "elapsed": time.perf_counter_ns() - app.framework.started}]
-    times = os.times()
-    reactor = {
-        "lcore": 0,
-        "numa_id": 0,
-        "tid": os.getpid(),
-        **_busy_and_idle(app),
-        "in_interrupt": app.options.interrupt_mode,
-        "irq": 0,
-        "sys": int(times.system * 100),
-        "usr": int(times.user * 100),
-        "lw_threads": threads,
-    }
-    return {"tick_rate": TICK_RATE, "pid": os.getpid(), "reactors": [reactor]}
-
-
-_APP_THREAD = {"name": "app_thread", "id": 1, "cpumask": "1"}
-
-
-@method("thread_get_stats", bad_params=(INVALID_PARAMS, "'thread_get_stats' requires no arguments"))
-def thread_get_stats(app: App) -> dict[str, Any]:
-    thread = {
-        **_APP_THREAD,
-        **_busy_and_idle(app),
-        "active_pollers_count": 0,
-        "timed_pollers_count": 0,
-        "paused_pollers_count": 0,
-    }
-    return {"tick_rate": TICK_RATE, "threads": [thread]}
-
-
-@method("thread_get_pollers", bad_params=(INVALID_PARAMS, "'thread_get_pollers' requires no arguments"))
-def thread_get_pollers(app: App) -> dict[str, Any]:
-    """None: the loop sleeps until there is something to do."""
-    thread = {"name": "app_thread", "id": 1, "active_pollers": [], "timed_pollers": [], "paused_pollers": []}
-    return {"tick_rate": TICK_RATE, "threads": [thread]}
 
 
 # Logs
@@ -235,6 +158,9 @@ def log_enable_timestamps(app: App, enabled: bool) -> bool:
     return True
 
 
+_SIZES = ("small", "large")
+
+
 # Buffers, sockets: options that SPDK has and others ask for
 
 
@@ -258,9 +184,25 @@ def iobuf_set_options(app: App, **options: Any) -> bool:
 
 @method("iobuf_get_stats", params={}, relaxed=True)
 def iobuf_get_stats(app: App) -> list[dict[str, Any]]:
-    """All zero: no buffer is ever taken from a pool."""
-    pool = {"cache": 0, "main": 0, "retry": 0, "cache_size": 0}
-    return [{"module": module, "small_pool": pool, "large_pool": pool} for module in ("accel", "bdev")]
+    """How many buffers threads would keep. The rest is zero: no buffer is ever taken from a pool."""
+    targets = [target for target in app.nvmf if target.transport]
+    bdev_threads = {thread for bdev in app.bdevs for thread in bdev.threads}
+    accel_threads = bdev_threads.union(*(target.threads for target in targets))
+    accel, bdev = app.accel.options, app.bdevs.options
+    kept = {
+        "accel": {size: len(accel_threads) * accel[f"{size}_cache_size"] for size in _SIZES},
+        "bdev": {size: len(bdev_threads) * bdev[f"iobuf_{size}_cache_size"] for size in _SIZES},
+    }
+    for target in targets:
+        caches = target.buffer_caches(app.framework.buffers.options)
+        whole = kept.setdefault(f"nvmf_{target.transport.trtype}", dict.fromkeys(_SIZES, 0))
+        for size in _SIZES:
+            whole[size] += caches[size] * len(target.groups)
+    pool = {"cache": 0, "main": 0, "retry": 0}
+    return [
+        {"module": module, **{f"{size}_pool": {**pool, "cache_size": sizes[size]} for size in _SIZES}}
+        for module, sizes in kept.items()
+    ]
 
 
 @method("sock_get_default_impl", state=ANY)

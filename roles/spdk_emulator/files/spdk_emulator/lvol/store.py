@@ -20,6 +20,7 @@ from typing import Any
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
 from ..bdev.transfer import read, transfer, write_zeroes
+from ..framework.threads import APP_THREAD
 from .bdev import READABLE, WRITABLE, Lvol
 from .layout import (
     ENTRY_BYTES,
@@ -61,6 +62,7 @@ class Store:
         self.geometry = geometry
         self.name = name
         self.base: Descriptor = bdevs.open(base_name, True, self._on_base_event)
+        self.base.channels = lambda: {APP_THREAD, *(thread for lvol in self.lvols for thread in lvol.threads)}
         self.lvols: list[Lvol] = []
         self.size = 0
         """Clusters of the base, those of the metadata included."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, Descriptor, Op, Status
+from ..framework.threads import APP_THREAD, Poller, Thread
 from .connection import Connection
 from .protocol import Export, Flag
 
@@ -41,7 +42,7 @@ class NbdDisk:
     def open(self, app: App, bdev_name: str) -> None:
         """Raises ``BdevError``: ENODEV, or EPERM for a bdev that somebody has claimed."""
         self._descriptor = app.bdevs.open(bdev_name, True, lambda event, _bdev: self._on_bdev_event(app, event))
-        self._descriptor.idle = True
+        self._descriptor.channels = lambda: (APP_THREAD,) if self._clients else ()
         self.bdev_name = self._descriptor.bdev.name
 
     async def listen(self) -> None:
@@ -96,12 +97,9 @@ class NbdDisk:
             client.close()
             return
         self._clients.add(client)
-        self._descriptor.idle = False
 
     def disconnected(self, client: Connection) -> None:
         self._clients.discard(client)
-        if self._descriptor is not None:
-            self._descriptor.idle = not self._clients
 
     def _on_bdev_event(self, app: App, event: BdevEvent) -> None:
         """NBD has no word for another size: a client learns it when it connects again."""
@@ -152,6 +150,10 @@ class Nbd:
         for disk in self:
             self.forget(disk)
 
+    def pollers(self, thread: Thread) -> Iterator[Poller]:
+        if thread.number == APP_THREAD:
+            yield from (Poller(disk, "nbd_poll") for disk in self)
+
     def _config(self) -> list[dict[str, Any]]:
         return [
             {"method": "nbd_start_disk", "params": {"nbd_device": disk.path, "bdev_name": disk.bdev_name}}
@@ -160,4 +162,6 @@ class Nbd:
 
 
 def setup(app: App) -> Nbd:
-    return Nbd(app)
+    nbd = Nbd(app)
+    app.framework.threads.add_pollers(nbd.pollers)
+    return nbd

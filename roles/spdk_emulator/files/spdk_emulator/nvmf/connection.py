@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ..bdev.compare import compare, compare_and_write
 from ..bdev.models import Op, Status
 from ..bdev.transfer import copy
+from ..framework.threads import APP_THREAD, running
 from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
@@ -46,7 +47,7 @@ from .controller import Answer, Controller
 from .subsystem import Address, Namespace, NvmfError
 
 if TYPE_CHECKING:
-    from .models import Nvmf, TransportOptions
+    from .models import Nvmf, PollGroup, TransportOptions
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +112,9 @@ class Half:
 class Connection(asyncio.Protocol):
     """``address`` is the listening address through which the host came."""
 
-    def __init__(self, target: Nvmf, options: TransportOptions, address: Address) -> None:
+    def __init__(self, target: Nvmf, options: TransportOptions, address: Address, group: PollGroup) -> None:
         self.target = target
+        self.group = group
         self.options = options
         self.address = address
         self.peer: tuple[str, str] = ("", "")
@@ -161,7 +163,7 @@ class Connection(asyncio.Protocol):
         self._open = True
         peer = transport.get_extra_info("peername")
         self.peer = (str(peer[0]), str(peer[1]))
-        self.target.connections.add(self)
+        self.group.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
@@ -170,11 +172,11 @@ class Connection(asyncio.Protocol):
         self._abort_compare()
         for task in self._copying:
             task.cancel()
-        self.target.connections.discard(self)
+        self.group.connections.pop(self, None)
         if self._termination:
             self._termination.cancel()
         if self.controller:
-            self.target.stats.disconnected(self.qid)
+            self.group.stats.disconnected(self.qid)
             self.controller.queue_closed(self)
             self._linger()
 
@@ -194,6 +196,7 @@ class Connection(asyncio.Protocol):
 
     def _work(self) -> None:
         """Look at what has come, and write the answers, as long as the host takes them."""
+        running.thread = self.group.thread.number
         self._flush_planned = True
         try:
             for pdu in self._incoming:
@@ -208,6 +211,7 @@ class Connection(asyncio.Protocol):
             self._terminate(error)
         finally:
             self._flush()
+            running.thread = APP_THREAD
 
     def abort(self) -> None:
         """Close at once, without sending what waits."""
@@ -431,6 +435,8 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> int:
         """The submission queue's head after one more command. It stays 0 until Connect has named the queue's size."""
+        if self.qid:
+            self.group.stats.io += 1
         self._sq_head = 0 if self._sq_head >= self._sq_last else self._sq_head + 1
         return self._sq_head
 
@@ -553,7 +559,7 @@ class Connection(asyncio.Protocol):
             self.qid = qid
             controller.queues[qid] = self
             self.controller = controller
-        self.target.stats.connected(qid)
+        self.group.stats.connected(qid)
         host = subsystem.hosts.get(host_nqn)
         if host and host.dhchap_key:
             config = self.target.config
@@ -613,7 +619,6 @@ class Connection(asyncio.Protocol):
             self._finish(slot, cid, Sc.RESERVATION_CONFLICT)
             return
         self._nsids[slot] = command.nsid
-        self.target.stats.io += 1
         if command.flags & nvme.FUSED_MASK:
             self._execute_fused(namespace, slot, command, iov)
             return

@@ -117,6 +117,7 @@ class Controller:
         self.queues: dict[int, Connection] = {0: admin}
         self.cc = 0
         self.csts = 0
+        target.check_duplicate(self)
         self.cntlid = subsystem.free_cntlid()
         self.features: dict[int, int] = dict(_STORED_FEATURES)
         self._events: list[int] = []

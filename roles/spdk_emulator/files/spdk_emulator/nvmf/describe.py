@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..framework import cores
 from ..nvme_tcp.auth import GROUPS, HASHES, Controller
 from .subsystem import FILTER_FIELDS, Host, Listener, Namespace, Subsystem
 
 if TYPE_CHECKING:
-    from .models import Nvmf, Referral, TransportOptions
+    from .connection import Connection
+    from .controller import Controller as SubsystemController
+    from .models import Nvmf, PollGroup, Referral, TransportOptions
 
 ADMIN_PASSTHROUGH = (
     "identify_ctrlr",
@@ -126,6 +129,34 @@ def describe_referral(referral: Referral) -> dict[str, Any]:
     }
 
 
+def describe_poll_group(group: PollGroup, target: Nvmf) -> dict[str, Any]:
+    stats = group.stats
+    return {
+        "name": group.thread.name,
+        "admin_qpairs": stats.admin_qpairs,
+        "io_qpairs": stats.io_qpairs,
+        "current_admin_qpairs": stats.current_admin_qpairs,
+        "current_io_qpairs": stats.current_io_qpairs,
+        "current_unassociated_qpairs": len(group.connections) - stats.current_admin_qpairs - stats.current_io_qpairs,
+        "pending_bdev_io": 0,
+        "completed_nvme_io": stats.io,
+        "transports": [{"trtype": target.transport.trtype}] if target.transport else [],
+    }
+
+
+def describe_qpair(controller: SubsystemController, queue: Connection) -> dict[str, Any]:
+    return {
+        "cntlid": controller.cntlid,
+        "qid": queue.qid,
+        "state": queue.state,
+        "thread": queue.group.thread.name,
+        "hostnqn": controller.host_nqn,
+        "listen_address": queue.address._asdict(),
+        "peer_address": queue.address._replace(traddr=queue.peer[0], trsvcid=queue.peer[1])._asdict(),
+        **({"auth": describe_authentication(queue.auth)} if queue.auth else {}),
+    }
+
+
 def calls(target: Nvmf) -> list[Any]:
     """The calls that make the target what it is now, in the order in which they have to be made; lists are batches."""
     settings = target.config
@@ -137,9 +168,10 @@ def calls(target: Nvmf) -> list[Any]:
                 "discovery_filter": ",".join(name for name in FILTER_FIELDS if name in settings.discovery_filter)
                 or "match_any",
                 "admin_cmd_passthru": dict.fromkeys(ADMIN_PASSTHROUGH, False),
+                **({} if settings.poll_groups is None else {"poll_groups_mask": cores.mask(settings.poll_groups)}),
                 "dhchap_digests": settings.dhchap_digests,
                 "dhchap_dhgroups": settings.dhchap_dhgroups,
-                "dup_host_policy": "allow",
+                "dup_host_policy": settings.dup_host_policy,
             },
         ),
         _call("nvmf_set_max_subsystems", {"max_subsystems": target.max_subsystems}),

@@ -1,15 +1,17 @@
-"""The target of one process: transport, subsystems, listening sockets, referrals."""
+"""The targets of one process: transport, subsystems, listening sockets, referrals, and who serves the connections."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..bdev.models import BdevRegistry
+from ..framework.threads import APP_THREAD, Poller, Thread, Threads
 from ..nvme_tcp import nvme
 from . import describe
 from .connection import Connection
@@ -17,8 +19,18 @@ from .subsystem import FILTER_FIELDS, Address, NvmfError, Subsystem, SubsystemOp
 
 if TYPE_CHECKING:
     from ..app import App
+    from .controller import Controller
 
+log = logging.getLogger(__name__)
+
+MAIN_TARGET = "nvmf_tgt"
+NAME_LIMIT = 255
+"""Characters of a target's name; SPDK drops those beyond."""
+DYNAMIC_CACHE = 0xFFFFFFFF
+"""The size of a cache of buffers that depends on the pool."""
 DEFAULT_MAX_SUBSYSTEMS = 1024
+MOST_SUBSYSTEMS = 2**32 - 64
+"""More would overflow what SPDK counts the bits of its table of identifiers with."""
 IP_VERSIONS = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 
 
@@ -37,8 +49,8 @@ class TransportOptions:
     max_io_size: int = 131072
     io_unit_size: int = 131072
     max_aq_depth: int = 128
-    iobuf_small_cache_size: int = 0xFFFFFFFF
-    iobuf_large_cache_size: int = 0xFFFFFFFF
+    iobuf_small_cache_size: int = DYNAMIC_CACHE
+    iobuf_large_cache_size: int = DYNAMIC_CACHE
     dif_insert_or_strip: bool = False
     zcopy: bool = False
     c2h_success: bool = True
@@ -49,6 +61,8 @@ class TransportOptions:
     disable_command_passthru: bool = False
     kas: int = 100
     min_kato: int = 10000
+    acceptor_poll_rate: int = 10000
+    """Microseconds, for ``thread_get_pollers``: nothing is polled here."""
 
 
 @dataclass
@@ -63,6 +77,12 @@ class Config:
     )
     max_subsystems: int | None = None
     """None: nobody has said anything."""
+    crdt: tuple[int, int, int] = (0, 0, 0)
+    """Command retry delay times, in 100 ms."""
+    dup_host_policy: str = "allow"
+    """``restrict_per_listener``: a host has one controller of a subsystem at each listener."""
+    poll_groups: frozenset[int] | None = None
+    """The cores that have a poll group; None: all."""
 
 
 @dataclass
@@ -99,24 +119,39 @@ class Stats:
             self.current_admin_qpairs -= 1
 
 
-class Nvmf:
-    """The NVMe-oF target. Its discovery subsystem is there from the beginning."""
+@dataclass(eq=False)
+class PollGroup:
+    """The queue pairs that a thread serves, in the order in which they came."""
 
-    def __init__(self, bdevs: BdevRegistry) -> None:
+    thread: Thread
+    stats: Stats = field(default_factory=Stats)
+    connections: dict[Connection, None] = field(default_factory=dict)
+
+
+class Refusal(asyncio.Protocol):
+    """A connection to a target that has no poll group."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        log.error("no poll groups exist: a connection is closed")
+        transport.close()
+
+
+class Nvmf:
+    """An NVMe-oF target."""
+
+    def __init__(self, bdevs: BdevRegistry, config: Config, name: str = MAIN_TARGET) -> None:
+        self.name = name
         self.bdevs = bdevs
-        self.config = Config()
-        self.crdt = (0, 0, 0)
-        """Command retry delay times, in 100 ms."""
+        self.config = config
         self.transport: TransportOptions | None = None
         self.subsystems: dict[str, Subsystem] = {}
         self.referrals: list[Referral] = []
-        self.connections: set[Connection] = set()
-        self.stats = Stats()
+        self.groups: list[PollGroup] = []
+        """Those of a process are one target's. Connections go to them in turn."""
+        self._connections = 0
         self._portals: dict[Address, asyncio.Server] = {}
         self._opening = asyncio.Lock()
         self._discovery_generation = 0
-        discovery = Subsystem(nvme.DISCOVERY_NQN, bdevs, self._discovery_changed, allow_any_host=True)
-        self.subsystems[discovery.nqn] = discovery
 
     def __iter__(self) -> Iterator[Subsystem]:
         """Every subsystem, by NQN."""
@@ -124,14 +159,65 @@ class Nvmf:
 
     async def shutdown(self) -> None:
         """Stop listening and end all connections."""
-        for portal in list(self._portals):
-            self._close_portal(portal)
+        self.stop_listening()
         for subsystem in list(self.subsystems.values()):
             subsystem.destroy()
-        for connection in list(self.connections):
+        for connection in self.connections:
             connection.abort()
 
+    def stop_listening(self) -> None:
+        for portal in list(self._portals):
+            self._close_portal(portal)
+
+    # Who serves
+
+    def add_poll_groups(self, threads: Threads) -> None:
+        """One for each core that shall have one, on a thread of its own."""
+        cores = [core for core in threads.cores if self.config.poll_groups is None or core in self.config.poll_groups]
+        for number in range(len(cores)):
+            name = f"nvmf_tgt_poll_group_{number:03}"
+            self.groups.append(PollGroup(threads.create(name, self.config.poll_groups)))
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """Of its poll groups; each has a channel to every bdev of a namespace."""
+        return tuple(group.thread.number for group in self.groups)
+
+    @property
+    def connections(self) -> list[Connection]:
+        return [connection for group in self.groups for connection in group.connections]
+
+    def buffer_caches(self, pools: Mapping[str, int]) -> dict[str, int]:
+        """How many small and large I/O buffers each poll group keeps, as SPDK computes it: half of the pools together,
+        where nobody has said anything."""
+        options = self.transport
+        if options is None or not self.groups:
+            return {"small": 0, "large": 0}
+        wanted = {"small": options.iobuf_small_cache_size, "large": options.iobuf_large_cache_size}
+        return {
+            size: pools[f"{size}_pool_count"] // 2 // len(self.groups) if given == DYNAMIC_CACHE else given
+            for size, given in wanted.items()
+        }
+
+    def pollers(self, thread: Thread, sleeps: bool) -> Iterator[Poller]:
+        """What SPDK polls on that thread. ``sleeps``: it is in interrupt mode."""
+        transport = self.transport
+        if transport and thread.number == APP_THREAD:
+            yield Poller(self, "nvmf_tcp_accept", 0 if sleeps else transport.acceptor_poll_rate)
+        if thread.number not in self.threads:
+            return
+        if transport:
+            yield Poller(self, f"nvmf_{transport.trtype}")
+        for subsystem in self:
+            for controller in subsystem.controllers.values():
+                if controller.kato and controller.admin.group.thread is thread:
+                    yield Poller(controller, "nvmf_ctrlr_keep_alive_poll", controller.kato * 1000)
+
     # Transport and subsystems
+
+    @property
+    def crdt(self) -> tuple[int, int, int]:
+        return self.config.crdt
 
     @property
     def max_subsystems(self) -> int:
@@ -150,6 +236,12 @@ class Nvmf:
             raise NvmfError(errno.ENODEV, f"there is no subsystem {nqn}")
         return subsystem
 
+    def add_discovery(self) -> None:
+        """The discovery subsystem, which a target has from the beginning or not at all."""
+        self.subsystems[nvme.DISCOVERY_NQN] = Subsystem(
+            nvme.DISCOVERY_NQN, self.bdevs, self._discovery_changed, allow_any_host=True, is_discovery=True
+        )
+
     def create_subsystem(self, nqn: str, options: SubsystemOptions, allow_any_host: bool = False) -> Subsystem:
         """Raises NvmfError: EINVAL for what is no NQN, EEXIST, ENOSPC."""
         if not is_valid_nqn(nqn):
@@ -158,7 +250,7 @@ class Nvmf:
             raise NvmfError(errno.EEXIST, f"subsystem {nqn} exists")
         if len(self.subsystems) >= self.max_subsystems:
             raise NvmfError(errno.ENOSPC, f"there are {len(self.subsystems)} subsystems, which is the limit")
-        subsystem = Subsystem(nqn, self.bdevs, self._discovery_changed, options, allow_any_host)
+        subsystem = Subsystem(nqn, self.bdevs, self._discovery_changed, options, allow_any_host, threads=self.threads)
         self.subsystems[nqn] = subsystem
         return subsystem
 
@@ -172,6 +264,15 @@ class Nvmf:
         for address in addresses:
             self._release_portal(address)
         self._discovery_changed()
+
+    def check_duplicate(self, controller: Controller) -> None:
+        """Raises NvmfError(EEXIST) for a controller that the host may not have beside another one."""
+        subsystem = controller.subsystem
+        if self.config.dup_host_policy == "allow" or subsystem.is_discovery:
+            return
+        for other in subsystem.controllers.values():
+            if other.listener is controller.listener and other.host_id == controller.host_id:
+                raise NvmfError(errno.EEXIST, f"host ID {other.host_id} has controller {other.cntlid} there already")
 
     # Listening
 
@@ -207,11 +308,18 @@ class Nvmf:
             if not 0 < port < 65536:
                 raise ValueError(f"{port} is no TCP port")
             portal = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self, options, address), address.traddr, port, backlog=512, reuse_address=True
+                lambda: self._accept(options, address), address.traddr, port, backlog=512, reuse_address=True
             )
         except (OSError, ValueError, KeyError) as error:
             raise NvmfError(errno.EINVAL, f"cannot listen at {address.traddr}:{address.trsvcid}: {error}") from error
         self._portals[address] = portal
+
+    def _accept(self, options: TransportOptions, address: Address) -> asyncio.Protocol:
+        if not self.groups:
+            return Refusal()
+        group = self.groups[self._connections % len(self.groups)]
+        self._connections += 1
+        return Connection(self, options, address, group)
 
     def _release_portal(self, address: Address) -> None:
         """Stop listening at an address that no subsystem uses any more."""
@@ -222,7 +330,7 @@ class Nvmf:
         portal = self._portals.pop(address, None)
         if portal:
             portal.close()
-        for connection in list(self.connections):
+        for connection in self.connections:
             if connection.address == address:
                 connection.abort()
 
@@ -290,8 +398,80 @@ class Nvmf:
         )
 
 
-def setup(app: App) -> Nvmf:
-    """The family's part of an App."""
-    target = Nvmf(app.bdevs)
-    app.add_config("nvmf", lambda: describe.calls(target))
+def main_target(bdevs: BdevRegistry, config: Config, threads: Threads) -> Nvmf:
+    """The target that a process starts with: it has the poll groups and a discovery subsystem."""
+    target = Nvmf(bdevs, config)
+    target.add_poll_groups(threads)
+    target.add_discovery()
     return target
+
+
+class Targets:
+    """All targets of a process, the newest first.
+
+    A process has poll groups for the one that it starts with only: those that are created later accept connections and
+    close them, as in SPDK.
+    """
+
+    main: Nvmf
+    """The one that the process starts with; it stays, for those whom it serves, when it is deleted."""
+
+    def __init__(self, bdevs: BdevRegistry, threads: Threads) -> None:
+        self.config = Config()
+        """Of the main target."""
+        self._bdevs = bdevs
+        self._threads = threads
+        self._targets: list[Nvmf] = []
+        self._gone: list[Nvmf] = []
+        """Deleted, with what SPDK does not give back."""
+
+    def __iter__(self) -> Iterator[Nvmf]:
+        return iter(list(self._targets))
+
+    async def start(self) -> None:
+        self.main = main_target(self._bdevs, self.config, self._threads)
+        self._targets.append(self.main)
+
+    async def shutdown(self) -> None:
+        for target in (*self._targets, *self._gone):
+            await target.shutdown()
+
+    def find(self, name: str | None) -> Nvmf | None:
+        """None where there is no target of that name, or no name and not exactly one target."""
+        if name is None:
+            return self._targets[0] if len(self._targets) == 1 else None
+        return next((target for target in self._targets if target.name == name), None)
+
+    def create(self, name: str, config: Config) -> Nvmf:
+        """Raises NvmfError(EEXIST)."""
+        name = name[:NAME_LIMIT]
+        if self.find(name):
+            raise NvmfError(errno.EEXIST, f"there is a target {name}")
+        target = Nvmf(self._bdevs, config, name)
+        self._targets.insert(0, target)
+        return target
+
+    async def delete(self, target: Nvmf) -> None:
+        """Done when its poll groups are gone, which the main target's never are.
+
+        SPDK stops listening, but cannot destroy a subsystem that was not stopped, and each is started when it is
+        created: their bdevs stay claimed.
+        """
+        self._targets.remove(target)
+        self._gone.append(target)
+        if target.groups:
+            await asyncio.get_running_loop().create_future()
+        target.stop_listening()
+
+    def pollers(self, thread: Thread, sleeps: bool) -> Iterator[Poller]:
+        for target in dict.fromkeys((self.main, *self._targets)):
+            yield from target.pollers(thread, sleeps)
+
+
+def setup(app: App) -> Targets:
+    """The family's part of an App."""
+    threads = app.framework.threads
+    targets = Targets(app.bdevs, threads)
+    app.add_config("nvmf", lambda: describe.calls(targets.main))
+    threads.add_pollers(lambda thread: targets.pollers(thread, app.options.interrupt_mode))
+    return targets

@@ -1,7 +1,4 @@
-"""JSON-RPC methods of the NVMe-oF target: its configuration, transport, statistics and referrals.
-
-A second target is refused, as by an SPDK without that feature.
-"""
+"""JSON-RPC methods of an NVMe-oF target: its configuration, transport, statistics and referrals."""
 
 from __future__ import annotations
 
@@ -9,14 +6,22 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.stats import TICK_RATE
+from ..framework import cores
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import array, boolean, enum, obj, string, uint16, uint32
 from ..jsonrpc.registry import STARTUP, Param, method
 from ..nvme_tcp.nvme import DISCOVERY_NQN
-from .describe import ADMIN_PASSTHROUGH, describe_referral, describe_transport
-from .models import Referral, TransportOptions
-from .rpc_common import BAD_PARAMS, TARGET_NAME, THREAD_NAME, internal_error, target_method, transport_address
-from .subsystem import FILTER_FIELDS, Address, NvmfError, is_valid_nqn
+from .describe import ADMIN_PASSTHROUGH, describe_poll_group, describe_referral, describe_transport
+from .models import DYNAMIC_CACHE, Nvmf, Referral, TransportOptions
+from .rpc_common import (
+    BAD_PARAMS,
+    DUP_HOST_POLICIES,
+    discovery_filter,
+    internal_error,
+    target_method,
+    transport_address,
+)
+from .subsystem import Address, NvmfError, is_valid_nqn
 
 if TYPE_CHECKING:
     from ..app import App
@@ -37,15 +42,6 @@ def _queue_count(value: Any) -> int:
     return count
 
 
-def _discovery_filter(value: Any) -> frozenset[str]:
-    names = string(value).split(",")
-    if names == ["match_any"]:
-        return frozenset()
-    if not all(name in FILTER_FIELDS for name in names):
-        raise ValueError(f"{value!r} is no discovery filter")
-    return frozenset(names)
-
-
 # Before the framework starts
 
 
@@ -54,19 +50,32 @@ def _discovery_filter(value: Any) -> frozenset[str]:
     params={
         "admin_cmd_passthru": Param(obj({name: Param(_false) for name in ADMIN_PASSTHROUGH})),
         "poll_groups_mask": Param(string),
-        "discovery_filter": Param(_discovery_filter),
+        "discovery_filter": Param(discovery_filter),
         "dhchap_digests": Param(array(enum("sha256", "sha384", "sha512"))),
         "dhchap_dhgroups": Param(array(enum("null", "ffdhe2048", "ffdhe3072", "ffdhe4096", "ffdhe6144", "ffdhe8192"))),
-        "dup_host_policy": Param(enum("allow")),
+        "dup_host_policy": Param(enum(*DUP_HOST_POLICIES)),
     },
     state=STARTUP,
     bad_params=BAD_PARAMS,
 )
 def nvmf_set_config(app: App, **given: Any) -> bool:
-    for name in ("discovery_filter", "dhchap_digests", "dhchap_dhgroups"):
+    mask = given["poll_groups_mask"]
+    if mask is not None:
+        app.nvmf.config.poll_groups = _poll_groups(app, mask)
+    for name in ("discovery_filter", "dhchap_digests", "dhchap_dhgroups", "dup_host_policy"):
         if given[name] is not None:
             setattr(app.nvmf.config, name, given[name])
     return True
+
+
+def _poll_groups(app: App, mask: str) -> frozenset[int]:
+    try:
+        wanted = cores.parse(mask)
+    except ValueError:
+        raise RpcError(*BAD_PARAMS) from None
+    if not wanted <= app.framework.threads.cpus:
+        raise RpcError(*BAD_PARAMS)
+    return wanted
 
 
 @method(
@@ -89,16 +98,11 @@ def nvmf_set_max_subsystems(app: App, max_subsystems: int) -> bool:
     bad_params=BAD_PARAMS,
 )
 def nvmf_set_crdt(app: App, crdt1: int, crdt2: int, crdt3: int) -> bool:
-    app.nvmf.crdt = (crdt1, crdt2, crdt3)
+    app.nvmf.config.crdt = (crdt1, crdt2, crdt3)
     return True
 
 
-# Target and transport
-
-
-@method("nvmf_get_targets", bad_params=(INVALID_PARAMS, "nvmf_get_targets has no parameters."))
-def nvmf_get_targets(app: App) -> list[str]:
-    return [TARGET_NAME]
+# Transport
 
 
 _TRANSPORT_PARAMS = {
@@ -128,52 +132,46 @@ _LEAST_AQ_DEPTH = 32
 _LEAST_IO_SIZE = 8192
 
 
+def _limit_caches(options: TransportOptions, pools: dict[str, Any], cores: int) -> None:
+    """No more buffers than half of a pool, where those of all cores together would be more than the whole."""
+    for size in ("small", "large"):
+        name, pool = f"iobuf_{size}_cache_size", pools[f"{size}_pool_count"]
+        if getattr(options, name) != DYNAMIC_CACHE and getattr(options, name) * cores > pool:
+            setattr(options, name, pool // cores // 2)
+
+
 @target_method("nvmf_create_transport", {"trtype": Param(string, required=True), **_TRANSPORT_PARAMS}, relaxed=True)
-def nvmf_create_transport(app: App, trtype: str, **given: Any) -> bool:
+def nvmf_create_transport(app: App, target: Nvmf, trtype: str, **given: Any) -> bool:
     if trtype.upper() != "TCP":
         raise RpcError(INVALID_PARAMS, f"Invalid transport type '{trtype}'")
     options = TransportOptions()
     for name, value in given.items():
         if value is not None and hasattr(options, name):
             setattr(options, name, value)
+    if given["buf_cache_size"] is not None:  # the old name of the other
+        options.iobuf_small_cache_size = given["buf_cache_size"]
     options.max_aq_depth = max(options.max_aq_depth, _LEAST_AQ_DEPTH)
-    if app.nvmf.transport:
+    if target.transport:
         raise RpcError(INTERNAL_ERROR, f"Transport type '{trtype}' already exists")
     size = options.max_io_size
     if size < _LEAST_IO_SIZE or size & (size - 1) or options.max_queue_depth < 2:
         raise RpcError(INTERNAL_ERROR, f"Transport type '{trtype}' create failed")
-    app.nvmf.create_transport(options)
+    _limit_caches(options, app.framework.buffers.options, len(app.framework.threads.cores))
+    target.create_transport(options)
     return True
 
 
 @target_method("nvmf_get_transports", {"trtype": Param(string)})
-def nvmf_get_transports(app: App, trtype: str | None) -> list[dict[str, Any]]:
-    transport = app.nvmf.transport
+def nvmf_get_transports(app: App, target: Nvmf, trtype: str | None) -> list[dict[str, Any]]:
+    transport = target.transport
     if trtype is not None and (transport is None or trtype.upper() != transport.trtype):
         raise RpcError.from_errno(errno.ENODEV)
     return [describe_transport(transport)] if transport else []
 
 
 @target_method("nvmf_get_stats", {})
-def nvmf_get_stats(app: App) -> dict[str, Any]:
-    stats, transport = app.nvmf.stats, app.nvmf.transport
-    associated = stats.current_admin_qpairs + stats.current_io_qpairs
-    return {
-        "tick_rate": TICK_RATE,
-        "poll_groups": [
-            {
-                "name": THREAD_NAME,
-                "admin_qpairs": stats.admin_qpairs,
-                "io_qpairs": stats.io_qpairs,
-                "current_admin_qpairs": stats.current_admin_qpairs,
-                "current_io_qpairs": stats.current_io_qpairs,
-                "current_unassociated_qpairs": len(app.nvmf.connections) - associated,
-                "pending_bdev_io": 0,
-                "completed_nvme_io": stats.io,
-                "transports": [{"trtype": transport.trtype}] if transport else [],
-            }
-        ],
-    }
+def nvmf_get_stats(app: App, target: Nvmf) -> dict[str, Any]:
+    return {"tick_rate": TICK_RATE, "poll_groups": [describe_poll_group(group, target) for group in target.groups]}
 
 
 # Referrals
@@ -183,29 +181,31 @@ _REFERRAL = {"address": Param(transport_address, required=True), "subnqn": Param
 
 
 @target_method("nvmf_discovery_add_referral", {**_REFERRAL, "secure_channel": Param(boolean)}, relaxed=True)
-def nvmf_discovery_add_referral(app: App, address: Address, subnqn: str, secure_channel: bool | None) -> bool:
+def nvmf_discovery_add_referral(
+    app: App, target: Nvmf, address: Address, subnqn: str, secure_channel: bool | None
+) -> bool:
     if not is_valid_nqn(subnqn):
         raise RpcError(INVALID_PARAMS, "Invalid subsystem NQN")
     if not address.trsvcid:
         raise RpcError(INTERNAL_ERROR, "Service ID is required.")
     try:
-        app.nvmf.add_referral(Referral(address, subnqn, bool(secure_channel)))
+        target.add_referral(Referral(address, subnqn, bool(secure_channel)))
     except NvmfError:
         raise internal_error() from None
     return True
 
 
 @target_method("nvmf_discovery_remove_referral", _REFERRAL)
-def nvmf_discovery_remove_referral(app: App, address: Address, subnqn: str) -> bool:
+def nvmf_discovery_remove_referral(app: App, target: Nvmf, address: Address, subnqn: str) -> bool:
     if not is_valid_nqn(subnqn):
         raise RpcError(INVALID_PARAMS, "Invalid subsystem NQN")
     try:
-        app.nvmf.remove_referral(address, subnqn)
+        target.remove_referral(address, subnqn)
     except NvmfError:
         raise RpcError(INTERNAL_ERROR, "Unable to remove a referral.") from None
     return True
 
 
 @target_method("nvmf_discovery_get_referrals", {}, no_target="Unable to find a target")
-def nvmf_discovery_get_referrals(app: App) -> list[dict[str, Any]]:
-    return [describe_referral(referral) for referral in app.nvmf.referrals]
+def nvmf_discovery_get_referrals(app: App, target: Nvmf) -> list[dict[str, Any]]:
+    return [describe_referral(referral) for referral in target.referrals]

@@ -10,14 +10,13 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import obj, string
 from ..jsonrpc.registry import Param, method
 from .models import IP_VERSIONS
-from .subsystem import Address
+from .subsystem import FILTER_FIELDS, Address
 
 if TYPE_CHECKING:
     from ..app import App
 
-TARGET_NAME = "nvmf_tgt"
-THREAD_NAME = "nvmf_tgt_poll_group_000"
 BAD_PARAMS = (INVALID_PARAMS, "Invalid parameters")
+DUP_HOST_POLICIES = ("allow", "restrict_per_listener")
 
 _ADDRESS_FIELDS = obj(
     {
@@ -38,18 +37,35 @@ def transport_address(value: Any) -> Address:
     return Address(given["trtype"].upper(), family, given["traddr"], given["trsvcid"])
 
 
+def discovery_filter(value: Any) -> frozenset[str]:
+    """Names separated by commas. As in SPDK, a name may go on, and there may be none."""
+    found = [_filter_field(name) for name in string(value).split(",") if name]
+    if len(found) > 1 and None in found and found != [None] * len(found):
+        raise ValueError("match_any stands alone")
+    return frozenset(name for name in found if name)
+
+
+def _filter_field(text: str) -> str | None:
+    """None for ``match_any``."""
+    for name in ("match_any", *FILTER_FIELDS):
+        if text.startswith(name):
+            return None if name == "match_any" else name
+    raise ValueError("no discovery filter")
+
+
 def target_method(
     name: str, params: dict[str, Param], no_target: str = "Unable to find a target.", relaxed: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A method of the one target: with ``tgt_name``, and a first parameter that is the App."""
+    """A method of one target: with ``tgt_name``; its first parameters are the App and that target."""
 
     def register(call: Callable[..., Any]) -> Callable[..., Any]:
         @method(name, params={**params, "tgt_name": Param(string)}, bad_params=BAD_PARAMS, relaxed=relaxed)
         @functools.wraps(call)
         def checked(app: App, tgt_name: str | None, **given: Any) -> Any:
-            if tgt_name not in (None, TARGET_NAME):
-                raise RpcError(INTERNAL_ERROR, no_target.format(tgt_name))
-            return call(app, **given)
+            target = app.nvmf.find(tgt_name)
+            if target is None:
+                raise RpcError(INTERNAL_ERROR, no_target.format("(null)" if tgt_name is None else tgt_name))
+            return call(app, target, **given)
 
         return call
 

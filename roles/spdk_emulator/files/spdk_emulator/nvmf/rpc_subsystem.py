@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import boolean, enum, obj, string, uint8, uint16, uint32, uint64, uuid
 from ..jsonrpc.registry import Param
-from .describe import describe_authentication, describe_listener, describe_subsystem
-from .rpc_common import BAD_PARAMS, THREAD_NAME, internal_error, target_method, transport_address
+from .describe import describe_listener, describe_qpair, describe_subsystem
+from .rpc_common import BAD_PARAMS, internal_error, target_method, transport_address
 from .subsystem import (
     ANA_STATES,
     DEFAULT_NAMESPACES,
@@ -103,6 +103,7 @@ def _key(app: App, name: str | None) -> Key | None:
 )
 def nvmf_create_subsystem(
     app: App,
+    target: Nvmf,
     nqn: str,
     allow_any_host: bool,
     max_namespaces: int,
@@ -118,7 +119,7 @@ def nvmf_create_subsystem(
         raise failed
     if not all(text.isascii() and text.isprintable() for text in texts):
         raise RpcError(*BAD_PARAMS)
-    if not is_valid_nqn(nqn) or nqn in app.nvmf.subsystems:
+    if not is_valid_nqn(nqn) or nqn in target.subsystems:
         raise failed
     if not MIN_CNTLID <= min_cntlid <= max_cntlid <= MAX_CNTLID:
         raise RpcError(INVALID_PARAMS, f"Invalid cntlid range [{min_cntlid}-{max_cntlid}]")
@@ -129,26 +130,26 @@ def nvmf_create_subsystem(
         **{name: value for name, value in given.items() if value is not None},
     )
     try:
-        app.nvmf.create_subsystem(nqn, options, allow_any_host)
+        target.create_subsystem(nqn, options, allow_any_host)
     except NvmfError:
         raise failed from None
     return True
 
 
 @target_method("nvmf_delete_subsystem", _NQN)
-def nvmf_delete_subsystem(app: App, nqn: str) -> bool:
-    _subsystem(app.nvmf, nqn)
-    app.nvmf.delete_subsystem(nqn)
+def nvmf_delete_subsystem(app: App, target: Nvmf, nqn: str) -> bool:
+    _subsystem(target, nqn)
+    target.delete_subsystem(nqn)
     return True
 
 
 @target_method("nvmf_get_subsystems", {"nqn": Param(string)})
-def nvmf_get_subsystems(app: App, nqn: str | None) -> list[dict[str, Any]]:
+def nvmf_get_subsystems(app: App, target: Nvmf, nqn: str | None) -> list[dict[str, Any]]:
     if nqn is None:
-        return [describe_subsystem(subsystem) for subsystem in app.nvmf]
-    if nqn not in app.nvmf.subsystems:
+        return [describe_subsystem(subsystem) for subsystem in target]
+    if nqn not in target.subsystems:
         raise RpcError.from_errno(errno.ENODEV)
-    return [describe_subsystem(app.nvmf.subsystems[nqn])]
+    return [describe_subsystem(target.subsystems[nqn])]
 
 
 # Namespaces
@@ -170,10 +171,10 @@ _NAMESPACE = obj(
 
 
 @target_method("nvmf_subsystem_add_ns", {**_NQN, "namespace": Param(_NAMESPACE, required=True)}, relaxed=True)
-def nvmf_subsystem_add_ns(app: App, nqn: str, namespace: dict[str, Any]) -> int:
+def nvmf_subsystem_add_ns(app: App, target: Nvmf, nqn: str, namespace: dict[str, Any]) -> int:
     uuid_given = namespace["uuid"]
     try:
-        made = _subsystem(app.nvmf, nqn).add_namespace(
+        made = _subsystem(target, nqn).add_namespace(
             namespace["bdev_name"],
             namespace["nsid"],
             namespace["nguid"] if any(namespace["nguid"]) else b"",
@@ -189,9 +190,9 @@ def nvmf_subsystem_add_ns(app: App, nqn: str, namespace: dict[str, Any]) -> int:
 
 
 @target_method("nvmf_subsystem_remove_ns", {**_NQN, "nsid": Param(uint32, required=True)})
-def nvmf_subsystem_remove_ns(app: App, nqn: str, nsid: int) -> bool:
+def nvmf_subsystem_remove_ns(app: App, target: Nvmf, nqn: str, nsid: int) -> bool:
     try:
-        _subsystem(app.nvmf, nqn).remove_namespace(nsid)
+        _subsystem(target, nqn).remove_namespace(nsid)
     except NvmfError:
         raise RpcError.invalid_params() from None
     return True
@@ -201,18 +202,18 @@ _NAMESPACE_HOST = {**_NQN, "nsid": Param(uint32, required=True), "host": Param(s
 
 
 @target_method("nvmf_ns_add_host", _NAMESPACE_HOST)
-def nvmf_ns_add_host(app: App, nqn: str, nsid: int, host: str) -> bool:
-    return _show_namespace(app, nqn, nsid, host, True)
+def nvmf_ns_add_host(app: App, target: Nvmf, nqn: str, nsid: int, host: str) -> bool:
+    return _show_namespace(target, nqn, nsid, host, True)
 
 
 @target_method("nvmf_ns_remove_host", _NAMESPACE_HOST)
-def nvmf_ns_remove_host(app: App, nqn: str, nsid: int, host: str) -> bool:
-    return _show_namespace(app, nqn, nsid, host, False)
+def nvmf_ns_remove_host(app: App, target: Nvmf, nqn: str, nsid: int, host: str) -> bool:
+    return _show_namespace(target, nqn, nsid, host, False)
 
 
-def _show_namespace(app: App, nqn: str, nsid: int, host: str, visible: bool) -> bool:
+def _show_namespace(target: Nvmf, nqn: str, nsid: int, host: str, visible: bool) -> bool:
     try:
-        _subsystem(app.nvmf, nqn).show_namespace(nsid, host, visible)
+        _subsystem(target, nqn).show_namespace(nsid, host, visible)
     except NvmfError:
         raise RpcError.invalid_params() from None
     return True
@@ -222,9 +223,9 @@ def _show_namespace(app: App, nqn: str, nsid: int, host: str, visible: bool) -> 
     "nvmf_subsystem_set_ns_ana_group",
     {**_NQN, "nsid": Param(uint32, required=True), "anagrpid": Param(uint32, required=True)},
 )
-def nvmf_subsystem_set_ns_ana_group(app: App, nqn: str, nsid: int, anagrpid: int) -> bool:
+def nvmf_subsystem_set_ns_ana_group(app: App, target: Nvmf, nqn: str, nsid: int, anagrpid: int) -> bool:
     try:
-        _subsystem(app.nvmf, nqn).set_ana_group(nsid, anagrpid)
+        _subsystem(target, nqn).set_ana_group(nsid, anagrpid)
     except NvmfError:
         raise RpcError.invalid_params() from None
     return True
@@ -247,32 +248,38 @@ _LISTENER = {**_NQN, "listen_address": Param(transport_address, required=True)}
     relaxed=True,
 )
 async def nvmf_subsystem_add_listener(
-    app: App, nqn: str, listen_address: Address, secure_channel: bool, ana_state: str, sock_impl: str | None
+    app: App,
+    target: Nvmf,
+    nqn: str,
+    listen_address: Address,
+    secure_channel: bool,
+    ana_state: str,
+    sock_impl: str | None,
 ) -> bool:
-    subsystem = _subsystem(app.nvmf, nqn)
+    subsystem = _subsystem(target, nqn)
     if secure_channel:
         if subsystem.allow_any_host:
             raise RpcError(INTERNAL_ERROR, "Cannot establish secure channel, when 'allow_any_host' is set")
         raise RpcError.invalid_params()
     try:
-        await app.nvmf.add_listener(subsystem, listen_address, ana_state)
+        await target.add_listener(subsystem, listen_address, ana_state)
     except NvmfError:
         raise RpcError.invalid_params() from None
     return True
 
 
 @target_method("nvmf_subsystem_remove_listener", _LISTENER)
-def nvmf_subsystem_remove_listener(app: App, nqn: str, listen_address: Address) -> bool:
+def nvmf_subsystem_remove_listener(app: App, target: Nvmf, nqn: str, listen_address: Address) -> bool:
     try:
-        app.nvmf.remove_listener(_subsystem(app.nvmf, nqn), listen_address)
+        target.remove_listener(_subsystem(target, nqn), listen_address)
     except NvmfError:
         raise RpcError.invalid_params() from None
     return True
 
 
-@target_method("nvmf_subsystem_get_listeners", _NQN)
-def nvmf_subsystem_get_listeners(app: App, nqn: str) -> list[dict[str, Any]]:
-    subsystem = _subsystem(app.nvmf, nqn)
+@target_method("nvmf_subsystem_get_listeners", _NQN, no_target="Unable to find a target")
+def nvmf_subsystem_get_listeners(app: App, target: Nvmf, nqn: str) -> list[dict[str, Any]]:
+    subsystem = _subsystem(target, nqn)
 
     return [describe_listener(subsystem, listener) for listener in subsystem.listeners]
 
@@ -282,9 +289,9 @@ def nvmf_subsystem_get_listeners(app: App, nqn: str) -> list[dict[str, Any]]:
     {**_LISTENER, "ana_state": Param(_ANA_STATE, required=True), "anagrpid": Param(uint32, default=0)},
 )
 def nvmf_subsystem_listener_set_ana_state(
-    app: App, nqn: str, listen_address: Address, ana_state: str, anagrpid: int
+    app: App, target: Nvmf, nqn: str, listen_address: Address, ana_state: str, anagrpid: int
 ) -> bool:
-    subsystem = app.nvmf.subsystems.get(nqn)
+    subsystem = target.subsystems.get(nqn)
     if subsystem is None:
         raise RpcError(INVALID_PARAMS, f"Unable to find subsystem with NQN {nqn}")
     try:
@@ -303,9 +310,9 @@ _KEYS = {"dhchap_key": Param(string), "dhchap_ctrlr_key": Param(string)}
 
 @target_method("nvmf_subsystem_add_host", {**_HOST, **_KEYS, "psk": Param(string)}, relaxed=True)
 def nvmf_subsystem_add_host(
-    app: App, nqn: str, host: str, dhchap_key: str | None, dhchap_ctrlr_key: str | None, psk: str | None
+    app: App, target: Nvmf, nqn: str, host: str, dhchap_key: str | None, dhchap_ctrlr_key: str | None, psk: str | None
 ) -> bool:
-    subsystem = _subsystem(app.nvmf, nqn)
+    subsystem = _subsystem(target, nqn)
     made = Host(host, _key(app, dhchap_key), _key(app, dhchap_ctrlr_key))
     try:
         if psk is not None or (made.dhchap_ctrlr_key and not made.dhchap_key):
@@ -318,25 +325,25 @@ def nvmf_subsystem_add_host(
 
 
 @target_method("nvmf_subsystem_remove_host", {**_HOST, "timeout_ms": Param(uint64)})
-def nvmf_subsystem_remove_host(app: App, nqn: str, host: str, timeout_ms: int | None) -> bool:
+def nvmf_subsystem_remove_host(app: App, target: Nvmf, nqn: str, host: str, timeout_ms: int | None) -> bool:
     try:
-        _subsystem(app.nvmf, nqn).remove_host(host)
+        _subsystem(target, nqn).remove_host(host)
     except NvmfError:
         raise internal_error() from None
     return True
 
 
 @target_method("nvmf_subsystem_allow_any_host", {**_NQN, "allow_any_host": Param(boolean, required=True)})
-def nvmf_subsystem_allow_any_host(app: App, nqn: str, allow_any_host: bool) -> bool:
-    _subsystem(app.nvmf, nqn).set_allow_any_host(allow_any_host)
+def nvmf_subsystem_allow_any_host(app: App, target: Nvmf, nqn: str, allow_any_host: bool) -> bool:
+    _subsystem(target, nqn).set_allow_any_host(allow_any_host)
     return True
 
 
 @target_method("nvmf_subsystem_set_keys", {**_HOST, **_KEYS}, no_target="Invalid parameters")
 def nvmf_subsystem_set_keys(
-    app: App, nqn: str, host: str, dhchap_key: str | None, dhchap_ctrlr_key: str | None
+    app: App, target: Nvmf, nqn: str, host: str, dhchap_key: str | None, dhchap_ctrlr_key: str | None
 ) -> bool:
-    subsystem = _subsystem(app.nvmf, nqn)
+    subsystem = _subsystem(target, nqn)
     made = Host(host, _key(app, dhchap_key), _key(app, dhchap_ctrlr_key))
     try:
         if made.dhchap_ctrlr_key and not made.dhchap_key:
@@ -351,9 +358,9 @@ def nvmf_subsystem_set_keys(
 # Who is connected
 
 
-@target_method("nvmf_subsystem_get_controllers", _NQN)
-def nvmf_subsystem_get_controllers(app: App, nqn: str) -> list[dict[str, Any]]:
-    subsystem = _subsystem(app.nvmf, nqn)
+@target_method("nvmf_subsystem_get_controllers", _NQN, no_target="Unable to find a target")
+def nvmf_subsystem_get_controllers(app: App, target: Nvmf, nqn: str) -> list[dict[str, Any]]:
+    subsystem = _subsystem(target, nqn)
     return [
         {
             "cntlid": controller.cntlid,
@@ -366,19 +373,11 @@ def nvmf_subsystem_get_controllers(app: App, nqn: str) -> list[dict[str, Any]]:
     ]
 
 
-@target_method("nvmf_subsystem_get_qpairs", _NQN)
-def nvmf_subsystem_get_qpairs(app: App, nqn: str) -> list[dict[str, Any]]:
+@target_method("nvmf_subsystem_get_qpairs", _NQN, no_target="Unable to find a target")
+def nvmf_subsystem_get_qpairs(app: App, target: Nvmf, nqn: str) -> list[dict[str, Any]]:
+    subsystem = _subsystem(target, nqn)
     return [
-        {
-            "cntlid": controller.cntlid,
-            "qid": qid,
-            "state": queue.state,
-            "thread": THREAD_NAME,
-            "hostnqn": controller.host_nqn,
-            "listen_address": queue.address._asdict(),
-            "peer_address": queue.address._replace(traddr=queue.peer[0], trsvcid=queue.peer[1])._asdict(),
-            **({"auth": describe_authentication(queue.auth)} if queue.auth else {}),
-        }
-        for controller in _subsystem(app.nvmf, nqn).controllers.values()
-        for qid, queue in sorted(controller.queues.items())
+        describe_qpair(queue.controller, queue)
+        for queue in target.connections
+        if queue.controller and queue.controller.subsystem is subsystem
     ]

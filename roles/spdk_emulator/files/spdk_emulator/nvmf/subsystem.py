@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op
+from ..framework.threads import APP_THREAD
 from ..nvme_tcp.nvme import DISCOVERY_NQN, DYNAMIC_CNTLID, NQN_LIMIT
 from .reserving import Reserving
 
@@ -158,6 +159,9 @@ class Subsystem:
     listeners: list[Listener] = field(default_factory=list)
     namespaces: dict[int, Namespace] = field(default_factory=dict)
     controllers: dict[int, Controller] = field(default_factory=dict)
+    threads: tuple[int, ...] = (APP_THREAD,)
+    """Those that do its I/O."""
+    is_discovery: bool = False
     ending: set[Connection] = field(default_factory=set)
     """Closed connections whose commands are still at work."""
     _next_cntlid: int = 0
@@ -165,10 +169,6 @@ class Subsystem:
 
     def __post_init__(self) -> None:
         self._next_cntlid = self.options.min_cntlid
-
-    @property
-    def is_discovery(self) -> bool:
-        return self.nqn == DISCOVERY_NQN
 
     # Hosts
 
@@ -246,6 +246,7 @@ class Subsystem:
                 raise
         except BdevError as error:
             raise NvmfError(errno.EINVAL, f"bdev {bdev_name} cannot be opened: {error}") from error
+        descriptor.channels = lambda: self.threads
         own = descriptor.bdev.uuid
         try:
             namespace = Namespace(

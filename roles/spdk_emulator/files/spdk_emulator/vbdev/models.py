@@ -6,10 +6,12 @@ import asyncio
 import errno
 import random
 import uuid as uuid_module
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import BdevError, BdevIo, BdevRegistry, Op, Status
 from ..bdev.stacked import Stack, StackedBdev
+from ..framework.threads import Poller
 
 if TYPE_CHECKING:
     from ..app import App
@@ -80,6 +82,9 @@ class DelayBdev(PassthruBdev):
             io.complete(Status.INTERNAL_ERROR)
         else:
             super().submit(io)
+
+    def channel_pollers(self, thread: int) -> Iterator[Poller]:
+        yield Poller(self, "_delay_finish_io")
 
     def _complete_later(self, io: BdevIo, status: int) -> None:
         which = "p99" if random.random() < 0.01 else "avg"

@@ -19,9 +19,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import Bdev, BdevError, BdevEvent, BdevRegistry, Descriptor, Op, Status
+from ..framework import cores
+from ..framework.threads import APP_THREAD, Poller, Thread, running
 from ..vhost_user import blk, virtqueue
 from ..vhost_user.blk import BlkRequest, Feature, Type
-from . import cores
 from .coalescing import Coalescing
 from .queue import Queue
 from .session import MAX_QUEUES, Session
@@ -53,10 +54,12 @@ class VhostError(OSError):
 class BlkController:
     """A listening socket, the sessions on it, and the bdev behind them."""
 
-    def __init__(self, vhost: Vhost, name: str, path: str, cpus: frozenset[int], readonly: bool) -> None:
+    thread: Thread
+    """Which serves its sessions; it is there while the controller is."""
+
+    def __init__(self, vhost: Vhost, name: str, path: str, readonly: bool) -> None:
         self.name = name
         self.path = path
-        self.cpus = cpus
         self.readonly = readonly
         self.coalescing = Coalescing()
         self.features = 0
@@ -80,8 +83,12 @@ class BlkController:
             self._descriptor = bdevs.open(bdev_name, True, self._on_bdev_event)
         except BdevError as error:
             raise VhostError(error.number) from None
-        self._descriptor.idle = True
+        self._descriptor.channels = self._channels
         self.features = self._offer(self._descriptor.bdev)
+
+    def _channels(self) -> tuple[int, ...]:
+        """A session has a channel from its start on."""
+        return (self.thread.number,) if any(session.started for session in self.sessions) else ()
 
     def _offer(self, bdev: Bdev) -> int:
         """The virtio features of this disk."""
@@ -152,6 +159,13 @@ class BlkController:
         )
 
     def submit(self, request: BlkRequest, done: Callable[[int, int], None]) -> None:
+        running.thread = self.thread.number
+        try:
+            self._submit(request, done)
+        finally:
+            running.thread = APP_THREAD
+
+    def _submit(self, request: BlkRequest, done: Callable[[int, int], None]) -> None:
         descriptor = self._descriptor
         kind = request.type
         if descriptor is None:
@@ -209,8 +223,6 @@ class BlkController:
 
     def session_closed(self, session: Session) -> None:
         self.sessions.remove(session)
-        if self._descriptor is not None:
-            self._descriptor.idle = not self.sessions
         self._idle.set()
 
     # What happens to it
@@ -222,8 +234,6 @@ class BlkController:
             log.error("%s: a connection could not be accepted: %s", self.name, error)
             return
         self.sessions.append(Session(self, connection, next(self._vhost.session_ids), next(self._numbers)))
-        if self._descriptor is not None:
-            self._descriptor.idle = False
 
     def _on_bdev_event(self, event: BdevEvent, bdev: Bdev) -> None:
         if event is BdevEvent.RESIZE:
@@ -243,7 +253,6 @@ class Vhost:
         self.session_ids = count()
         self._app = app
         self._directory = app.options.vhost_directory
-        self._cpus = cores.parse(app.options.cpumask)
         self._controllers: dict[str, BlkController] = {}
         app.add_config("vhost_blk", self._config)
 
@@ -288,17 +297,22 @@ class Vhost:
         """
         if transport.lower() != TRANSPORT:
             raise VhostError(errno.EINVAL)
-        controller = BlkController(self, name, os.path.join(self._directory, name), self._cpus, readonly)
+        threads = self._app.framework.threads
+        controller = BlkController(self, name, os.path.join(self._directory, name), readonly)
         controller.open(self._app.bdevs, bdev_name)
         try:
-            if cpumask is not None:
-                controller.cpus = self._select_cpus(cpumask)
+            cpus = threads.cpus if cpumask is None else self._select_cpus(cpumask)
             if name in self._controllers:
                 raise VhostError(errno.EEXIST)
             if packed_ring:
                 log.error("%s: packed rings are not supported", name)
                 raise VhostError(errno.EINVAL)
-            controller.listen()
+            controller.thread = threads.create(name, cpus)
+            try:
+                controller.listen()
+            except VhostError:
+                threads.exit(controller.thread)
+                raise
         except VhostError:
             controller.close()
             raise
@@ -310,7 +324,7 @@ class Vhost:
             cpus = cores.parse(cpumask)
         except ValueError:
             raise VhostError(errno.EINVAL) from None
-        if not cpus or cpus - self._cpus:
+        if not cpus or cpus - self._app.framework.threads.cpus:
             raise VhostError(errno.EINVAL)
         return cpus
 
@@ -324,6 +338,7 @@ class Vhost:
             raise VhostError(errno.ENODEV)
         del self._controllers[name]
         controller.close()
+        self._app.framework.threads.exit(controller.thread)
 
     def set_coalescing(self, name: str, delay_base_us: int, iops_threshold: int) -> None:
         """Raises :class:`VhostError`: ENODEV, or EINVAL for a threshold that is too low."""
@@ -337,6 +352,12 @@ class Vhost:
             controller.close()
         self._controllers.clear()
 
+    def pollers(self, thread: Thread) -> Iterator[Poller]:
+        for controller in self:
+            if controller.thread is thread:
+                name = "no_bdev_vdev_worker" if controller.bdev is None else "vdev_worker"
+                yield from (Poller(session, name) for session in controller.sessions if session.started)
+
     def _config(self) -> list[dict[str, Any]]:
         calls = []
         for controller in self:
@@ -347,7 +368,7 @@ class Vhost:
                         "params": {
                             "ctrlr": controller.name,
                             "dev_name": controller.bdev.name,
-                            "cpumask": cores.mask(controller.cpus),
+                            "cpumask": cores.mask(controller.thread.cpus),
                             "readonly": controller.readonly,
                             "transport": TRANSPORT,
                         },
@@ -368,4 +389,6 @@ class Vhost:
 
 
 def setup(app: App) -> Vhost:
-    return Vhost(app)
+    vhost = Vhost(app)
+    app.framework.threads.add_pollers(vhost.pollers)
+    return vhost

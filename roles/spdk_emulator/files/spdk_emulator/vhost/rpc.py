@@ -6,10 +6,10 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..framework import cores
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import uint32
 from ..jsonrpc.registry import Param, method
-from . import cores
 from .models import TRANSPORT, BlkController, VhostError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _describe(controller: BlkController) -> dict[str, Any]:
     bdev = controller.bdev
     return {
         "ctrlr": controller.name,
-        "cpumask": f"0x{cores.mask(controller.cpus)}",
+        "cpumask": f"0x{cores.mask(controller.thread.cpus)}",
         "delay_base_us": controller.coalescing.delay_base_us,
         "iops_threshold": controller.coalescing.iops_threshold,
         "socket": controller.path,

@@ -1,28 +1,30 @@
-"""Sets of CPU cores as SPDK writes them: a hexadecimal mask (``0x3``) or a list in brackets (``[0,1,4-6]``).
-
-The emulator has one thread whatever the mask says; a mask is checked, kept and shown.
-"""
+"""Sets of CPU cores as SPDK writes them: a hexadecimal mask (``0x3``) or a list in brackets (``[0,1,4-6]``)."""
 
 from __future__ import annotations
 
+import re
+
 MAX_CORES = 1024
+_MASK = re.compile(r"(?:0[xX])?([0-9a-fA-F]+)", re.ASCII)
+_RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", re.ASCII)
 
 
 def parse(text: str) -> frozenset[int]:
     """Raises ``ValueError``."""
-    text = text.strip()
+    text = text.strip(" \t")
     if text.startswith("[") and text.endswith("]"):
         cores: set[int] = set()
         for part in text[1:-1].split(","):
-            first, _unused, last = part.partition("-")
-            low, high = int(first), int(last or first)
-            if not 0 <= low <= high < MAX_CORES:
+            found = _RANGE.fullmatch(part)
+            low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+            if not low <= high < MAX_CORES:
                 raise ValueError(f"cores {part!r}: no range within 0 to {MAX_CORES - 1}")
             cores.update(range(low, high + 1))
         return frozenset(cores)
-    mask = int(text, 16)
+    digits = _MASK.fullmatch(text)
+    mask = int(digits[1], 16) if digits else -1
     if not 0 <= mask < 1 << MAX_CORES:
-        raise ValueError(f"a mask of more than {MAX_CORES} cores")
+        raise ValueError(f"{text!r} is no mask of at most {MAX_CORES} cores")
     return frozenset(core for core in range(mask.bit_length()) if mask >> core & 1)
 
 
