@@ -240,10 +240,10 @@ def _declared(document: dict[str, Any] | None, nqn: str) -> list[dict[str, Any]]
     return []
 
 
-def declared_hosts(document: dict[str, Any] | None, nqn: str) -> list[str] | None:
-    """The host NQNs that a declaration admits to a subsystem; null where it has no such subsystem."""
+def declared_hosts(document: dict[str, Any] | None, nqn: str) -> list[str]:
+    """The host NQNs that a declaration admits to a subsystem."""
     found = [each.get("hosts", []) for each in (document or {}).get("subsystems", []) if each["nqn"] == nqn]
-    return found[0] if found else None
+    return list(found[0]) if found else []
 
 
 def declared_slots(document: dict[str, Any] | None) -> dict[int, str]:

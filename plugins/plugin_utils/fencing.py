@@ -49,9 +49,10 @@ def sever(sides: Sides) -> list[Step]:
     disk when that comes back one day: disconnected, they fail. The IPU is planned for as it is then.
     """
     steps = []
-    for target, state in sides.targets.items():
+    for target in sides.targets:
         for ipu, there in sides.ipus.items():
-            for nqn in state.subsystems:
+            nqns = {path["trid"]["subnqn"] for each in there.controllers.values() for path in each["ctrlrs"]}
+            for nqn in sorted(nqns):
                 controller = controller_of(nqn, target, ipu)
                 if controller is None or not _connected(there.controllers.get(controller), nqn):
                     continue
@@ -65,13 +66,13 @@ def sever(sides: Sides) -> list[Step]:
 def _is_meant(target: str, nqn: str, ipu: str, sides: Sides) -> bool:
     """Has the target shut this IPU out? One that lost what it had, and promises it or has lost that too, goes on where
     it was."""
-    kept = sides.kept.get(target)
+    subsystem, kept = sides.targets[target].subsystems.get(nqn), sides.kept.get(target)
     if not kept:
         return False
     if shared_volume(nqn, target) is not None:
-        hosts = declared_hosts(kept, nqn)
-        return hosts is not None and sides.nodes["ipus"][ipu]["host_nqn"] not in hosts
-    return not (sides.targets[target].subsystems[nqn].get("namespaces") or declared_nsids(kept, nqn))
+        # The subsystem may have gone meanwhile.
+        return sides.nodes["ipus"][ipu]["host_nqn"] not in declared_hosts(kept, nqn)
+    return subsystem is not None and not subsystem.get("namespaces") and not declared_nsids(kept, nqn)
 
 
 def shut_out(steps: list[Step], sides: Sides) -> list[Step]:

@@ -20,6 +20,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     Disk,
     bdev_name,
     controller_of,
+    is_shared,
     shared_nqn,
     subsystem_nqn,
 )
@@ -167,10 +168,12 @@ def _is_fenced(ipu: str, controller: str, nsid: int, sides: Sides) -> bool:
         there = sides.targets[controller].subsystems.get(nqn, {}).get("namespaces", [])
         promised = declared_nsids(sides.kept.get(controller), nqn)
         return nsid not in {*(namespace["nsid"] for namespace in there), *promised}
-    for target, state in sides.targets.items():
-        for nqn in state.subsystems:
-            if controller_of(nqn, target, ipu) == controller:
-                promised_to = declared_hosts(sides.kept.get(target), nqn) or []
-                host = sides.nodes["ipus"][ipu]["host_nqn"]
-                return not sides.admits(target, nqn, ipu) and host not in promised_to
-    return False
+    if not is_shared(controller) or len(sides.targets) < len(sides.nodes["targets"]):
+        return False
+    host = sides.nodes["ipus"][ipu]["host_nqn"]
+    return all(
+        not sides.admits(target, nqn, ipu) and host not in declared_hosts(sides.kept.get(target), nqn)
+        for target, state in sides.targets.items()
+        for nqn in {*state.subsystems, *(each["nqn"] for each in (sides.kept.get(target) or {}).get("subsystems", []))}
+        if controller_of(nqn, target, ipu) == controller
+    )

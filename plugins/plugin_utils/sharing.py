@@ -38,9 +38,9 @@ def ipus(target: str, name: str, sides: Sides) -> list[str]:
 
 
 def bdevs(disk: Disk, ipu: str, places: Places, sides: Sides) -> set[str]:
-    """What an IPU calls the disk's volume, or called it when the target had it."""
+    """What an IPU calls the disk's volume, or called it when the target had it. A shared one keeps its name."""
     known = {bdev["name"] for bdev in sides.ipus[ipu].bdevs.values() if bdev["uuid"] == disk.uuid}
-    return known | sides.bdevs(ipu, disk.target, places)
+    return known | sides.bdevs(ipu, disk.target, [*places, (disk.nqn, 1)] if disk.shared else places)
 
 
 def check(disk: Disk, places: Places, sides: Sides) -> None:

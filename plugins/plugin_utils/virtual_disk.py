@@ -22,6 +22,8 @@ SERIAL_LENGTH = 20
 (NVMe base specification, Identify Controller); the rest of a name is cut off."""
 MAX_NAMESPACES = 1024
 """Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
+SHARED = "shared-"
+"""How an IPU's controller for a shared volume begins; with seven digits more as long as a target's name can be."""
 CRYPTO_NAMESPACE = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
 """From it and the UUID of the bdev below, SPDK (23.05 and newer) makes the UUID of an encrypted one."""
 
@@ -119,7 +121,12 @@ def shared_nqn(target: str, name: str) -> str:
 def shared_controller(target: str, name: str) -> str:
     """Each IPU has a controller of its own for each shared volume; the same name everywhere, and a short one, so that
     the serial fits. It begins as the volume's UUID does."""
-    return f"shared-{volume_uuid(name, target)[:7]}"
+    return f"{SHARED}{volume_uuid(name, target)[:7]}"
+
+
+def is_shared(controller: str) -> bool:
+    """Is an IPU's controller for a shared volume, as far as its name tells?"""
+    return controller.startswith(SHARED)
 
 
 def shared_volume(nqn: str, target: str) -> str | None:

@@ -225,6 +225,17 @@ def test_each_node_comes_back_with_its_part(keeping: Keeping) -> None:
     assert not {"controllers", "vhost_blk", "qos"} & set(keeping.kept["ipu1"])
 
 
+def test_what_a_target_lost_is_forgotten_when_it_is_not_wanted_any_more(keeping: Keeping) -> None:
+    keeping.run(both())
+    keeping.world.bdevs["st1"].clear()
+    keeping.world.subsystems["st1"].clear()
+    keeping.run([shared(2, state="detached")])
+    (subsystem,) = keeping.kept["st1"]["subsystems"]
+    assert subsystem["hosts"] == [HOST_NQN.format(1)]
+    keeping.run(both(state="absent"), safe_mode=False)
+    assert set(keeping.kept["st1"]) == {"version", "node", "transports"}
+
+
 def test_a_dead_ipu_leaves_the_other_host_in_peace(keeping: Keeping) -> None:
     keeping.run(both())
     keeping.world.dead = {"ipu2", "host2"}
@@ -252,6 +263,43 @@ def test_a_dead_ipu_is_shut_out_by_force_and_cleared_when_it_answers(keeping: Ke
     assert happens(planned)[0] == ("sever", "ipu2", "sever")
     assert devices(keeping) == {"ipu1": [SERIAL], **({"ipu2": [SERIAL]} if use else {})}
     assert keeping.world.controllers["ipu2"] == {}
+
+
+def test_an_ipu_that_was_shut_out_joins_again_with_nothing_on_the_way(keeping: Keeping) -> None:
+    keeping.run(both())
+    keeping.world.dead = {"ipu2", "host2"}
+    keeping.run([shared(1), shared(2, state="detached")], force=True)
+    keeping.world.dead = set()
+    planned = keeping.run(both())
+    order = [(stage, node) for stage, node, _action in happens(planned)]
+    assert order == [
+        ("sever", "ipu2"),
+        ("unplug", "ipu2"),
+        ("subsystems", "st1"),
+        ("controllers", "ipu2"),
+        ("attach", "ipu2"),
+    ]
+    settled(keeping, both())
+
+
+@pytest.mark.parametrize("then", ["absent", "alone"])
+def test_an_ipu_that_was_shut_out_of_what_is_gone_is_cleared_of_it(keeping: Keeping, then: str) -> None:
+    keeping.run(both())
+    keeping.world.dead = {"ipu2", "host2"}
+    keeping.run([shared(1), shared(2, state="detached")], force=True)
+    keeping.run([shared(1, state="detached")])
+    items = [shared(1, state="absent")] if then == "absent" else [disk("data", host="host1")]
+    keeping.run(items, safe_mode=False)
+    assert NQN not in keeping.world.subsystems["st1"]
+    keeping.world.dead = set()
+    keeping.world.uses[SERIAL] = {"mounts": ["/mnt"]}
+    planned = keeping.run(items, safe_mode=False)
+    assert happens(planned) == [("sever", "ipu2", "sever")]
+    assert keeping.world.controllers["ipu2"] == {} and devices(keeping)["ipu2"] == [SERIAL]
+    keeping.world.uses.clear()
+    planned = keeping.run(items, safe_mode=False)
+    assert happens(planned) == [("unplug", "ipu2", "remove")]
+    assert "ipu2" not in devices(keeping) and not keeping.kept["ipu2"].get("vhost_blk")
 
 
 def test_a_target_that_lost_whom_it_admits_severs_nobody(keeping: Keeping) -> None:

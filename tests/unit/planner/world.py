@@ -353,7 +353,8 @@ class World:
     def _release(self, target: str, item: dict[str, Any]) -> None:
         if item.get("state") == "absent":
             gone = self.subsystems[target].pop(item["nqn"])
-            assert not [ipu for ipu in self.controllers if self._is_connected(ipu, item["nqn"])], "hosts are cut off"
+            alive = self.controllers.keys() - self.dead
+            assert not [ipu for ipu in alive if self._is_connected(ipu, item["nqn"])], "they are cut off"
             assert not gone["namespaces"] or ":shared:" in item["nqn"]
             return
         subsystem = self.subsystems[target][item["nqn"]]
