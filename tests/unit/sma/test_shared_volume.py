@@ -54,7 +54,7 @@ class Two(Lab):
         self.inventory.write_text(json.dumps(inventory))
         self.guests: dict[tuple[str, int], tuple[FrontEnd, Ring]] = {}
 
-    def play(self, playbook: str, *disks: dict[str, Any], **more: Any) -> str:
+    def play(self, playbook: str, *disks: dict[str, Any], ends: int = 0, **more: Any) -> str:
         variables = {"virtual_disks": list(disks), "virtual_disks_force": True, **more}
         command = [
             Path(sys.executable).parent / "ansible-playbook",
@@ -71,7 +71,7 @@ class Two(Lab):
             check=False,
             timeout=300,
         )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+        assert done.returncode == ends, (done.stdout + done.stderr)[-8000:]
         return done.stdout
 
     def has(self, *disks: dict[str, Any]) -> None:
@@ -208,6 +208,29 @@ def test_a_volume_on_two_hosts(two: Two) -> None:
     assert [each["nqn"] for each in two.target.call("nvmf_get_subsystems") if "shared" in each["nqn"]] == []
     assert two.ipu.call("bdev_nvme_get_controllers") == []
     two.has(OWN)
+
+
+def test_an_ipu_that_does_not_answer_is_shut_out_by_force(two: Two) -> None:
+    first, second = ({**DATA, "host": host} for host in two.ipus)
+    two.play("disks.yml", first, second)
+    one = two.guest_of("host1")
+    gone = {**second, "state": "detached"}
+    two.second.pause()
+    said = two.play("disks.yml", first, gone, ends=2, spdk_rpc_timeout=5, virtual_disks_force=False)
+    assert "Set virtual_disks_force: true to shut it out all the same: st1 then refuses what ipu2 still writes" in said
+    assert two.admitted() == 2
+    said = two.play("disks.yml", first, gone, ends=2, spdk_rpc_timeout=5)
+    assert "st1: shut out 1 host: ipu2" in said
+    assert two.admitted() == 1
+    assert one.do(OUT, 0, TEXT).status == 0 and one.do(IN, 0, room=len(TEXT)).data == TEXT
+
+    # It answers again, and is disconnected before anything else: what it had on its way does not get through any more.
+    two.second.resume()
+    assert two.second.call("bdev_nvme_get_controllers") != []
+    assert "ipu2: sever 1 controller: shared-" in two.play("disks.yml", first, gone)
+    assert two.second.call("bdev_nvme_get_controllers") == []
+    assert two.admitted() == 1
+    assert one.do(IN, 0, room=len(TEXT)).data == TEXT
 
 
 def to_subsystem(two: Two, nqn: str, ipu: str = "ipu1") -> dict[str, Any]:
