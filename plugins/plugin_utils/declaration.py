@@ -19,13 +19,17 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     Disk,
     bdev_name,
+    controller_of,
     encrypted_name,
+    shared_nqn,
+    shared_volume,
     subsystem_nqn,
 )
 
 Edit = dict[str, Any]
 """``{disk, node, section, name, item}``: the item of that name becomes this, or goes where ``item`` is null. Section
-``namespaces`` is that of a subsystem, ``nqn``; its ``name`` is the bdev's. ``needs``: more disks that it is about."""
+``namespaces`` is that of a subsystem, ``nqn``; its ``name`` is the bdev's. Section ``hosts`` likewise; ``name`` and
+``item`` are a host's NQN. ``disk`` is the id of one. ``needs``: more disks that it is about."""
 
 
 def edits(
@@ -51,15 +55,18 @@ def edits(
         elif step["stage"] in ("disconnect", "sever"):
             going.append(_edit(None, step["node"], "controllers", step["name"], needs=step["needs"]))
     for disk in disks:
-        result = results[disk.name]
+        result = results[disk.id]
         if result["converged"]:
             going += _forget(disk, kept, nodes)
             coming += _remember(disk, result, nodes, kept)
-    going += [
-        _edit(None, step["node"], "subsystems", step["subsystem"]["nqn"], needs=step["needs"])
-        for step in steps
-        if step["action"] == "shut out"
-    ]
+    for step in steps:
+        nqn = (step["subsystem"] or {}).get("nqn", "")
+        shared = shared_volume(nqn, step["node"]) is not None
+        if step["action"] == "shut out" and shared:
+            (host,) = step["subsystem"]["hosts"]
+            going.append(_edit(None, step["node"], "hosts", host["nqn"], nqn=nqn, needs=step["needs"]))
+        elif step["action"] == "shut out" or (shared and step["subsystem"].get("state") == "absent"):
+            going.append(_edit(None, step["node"], "subsystems", nqn, needs=step["needs"]))
     return [edit for edit in going + coming if edit["node"] in kept]
 
 
@@ -70,28 +77,38 @@ def _edit(disk: str | None, node: str, section: str, name: str, item: Any = None
 def _forget(disk: Disk, kept: dict[str, dict[str, Any] | None], nodes: dict[str, Any]) -> list[Edit]:
     """What the declarations say of this disk and is not true any more."""
     gone = []
-    for ipu in nodes["ipus"]:
-        nqn = subsystem_nqn(disk.target, ipu)
+    shared = shared_nqn(disk.target, disk.name)
+    ways = [(ipu, subsystem_nqn(disk.target, ipu)) for ipu in nodes["ipus"]]
+    # What the other hosts of a shared volume have is the matter of their items.
+    ways += [(ipu, shared) for ipu in ([disk.ipu] if disk.shared else nodes["ipus"])]
+    for ipu, nqn in ways:
         nsids = [nsid for nsid, bdev in _namespaces(kept.get(disk.target), nqn).items() if bdev == disk.bdev]
         if nsids and (nqn != disk.nqn or disk.state == "absent"):
-            gone.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, nqn=nqn))
-        bdevs = [bdev_name(disk.target, nsid) for nsid in nsids]
+            gone.append(_edit(disk.id, disk.target, "namespaces", disk.bdev, nqn=nqn, needs=disk.sharers))
+        bdevs = [bdev_name(controller_of(nqn, disk.target, ipu) or "", nsid) for nsid in nsids]
         encrypted = [encrypted_name(bdev) for bdev in bdevs]
-        here = disk.state == "attached" and ipu == disk.ipu
+        its_own = ipu == disk.ipu and nqn == disk.nqn
+        here = disk.state == "attached" and its_own
         if not here:
             gone += [
-                _edit(disk.name, ipu, section, device["name"])
+                _edit(disk.id, ipu, section, device["name"])
                 for section in ("vhost_blk", "nbd")
                 for device in (kept.get(ipu) or {}).get(section, [])
                 if device["bdev"] in (*bdevs, *encrypted)
             ]
         if not here or not disk.encrypted:
             # Its limits go with the encrypted bdev. Those of the one below stay while that does.
-            gone += [_edit(disk.name, ipu, section, name) for section in ("crypto", "qos") for name in encrypted]
-        if disk.state == "absent" or ipu != disk.ipu or (here and disk.encrypted):
-            gone += [_edit(disk.name, ipu, "qos", bdev) for bdev in bdevs]
+            gone += [_edit(disk.id, ipu, section, name) for section in ("crypto", "qos") for name in encrypted]
+        if disk.state == "absent" or not its_own or (here and disk.encrypted) or (disk.shared and not here):
+            gone += [_edit(disk.id, ipu, "qos", bdev) for bdev in bdevs]
+    if disk.shared and disk.state != "attached":
+        gone.append(_edit(disk.id, disk.ipu, "controllers", disk.controller))
+        host = nodes["ipus"][disk.ipu]["host_nqn"]
+        gone.append(_edit(disk.id, disk.target, "hosts", host, nqn=disk.nqn))
+    if disk.shared and disk.state == "absent":
+        gone.append(_edit(disk.id, disk.target, "subsystems", disk.nqn, needs=disk.sharers))
     if disk.state == "absent" and not disk.store:
-        gone.append(_edit(disk.name, disk.target, "bdevs", disk.name))
+        gone.append(_edit(disk.id, disk.target, "bdevs", disk.name, needs=disk.sharers))
     return gone
 
 
@@ -105,19 +122,25 @@ def _remember(
         # A detached one stays what it is, whatever its item says; it becomes that when it is attached.
         # A logical volume comes back with its store, and that with its file.
         if not disk.store and not (disk.state == "detached" and disk.name in listed):
-            come.append(_edit(disk.name, disk.target, "bdevs", disk.name, items.volume(disk)))
+            come.append(_edit(disk.id, disk.target, "bdevs", disk.name, items.volume(disk)))
         come.append(_edit(None, disk.target, "transports", "TCP", {"trtype": "TCP"}))
         if result["nsid"] is not None:
             subsystem = items.subsystem(disk, nodes)
             namespace = items.namespace(disk, result["nsid"])
-            come.append(_edit(disk.name, disk.target, "subsystems", disk.nqn, subsystem))
-            come.append(_edit(disk.name, disk.target, "namespaces", disk.bdev, namespace, nqn=disk.nqn))
-            come.append(_edit(disk.name, disk.ipu, "controllers", disk.target, items.controller(disk, nodes)))
+            come.append(_edit(disk.id, disk.target, "subsystems", disk.nqn, subsystem))
+            come.append(_edit(disk.id, disk.target, "namespaces", disk.bdev, namespace, nqn=disk.nqn))
+            # A host that has a shared volume detached is not admitted to it.
+            if disk.state == "attached" or not disk.shared:
+                controller = items.controller(disk, nodes)
+                come.append(_edit(disk.id, disk.ipu, "controllers", disk.controller, controller))
+            if disk.state == "attached" and disk.shared:
+                host = nodes["ipus"][disk.ipu]["host_nqn"]
+                come.append(_edit(disk.id, disk.target, "hosts", host, host, nqn=disk.nqn))
     if disk.state == "attached":
         come += _device(disk, result, nodes)
         if disk.encrypted:
-            item = items.encrypted(disk, bdev_name(disk.target, result["nsid"]), nodes)
-            come.append(_edit(disk.name, disk.ipu, "crypto", item["name"], item))
+            item = items.encrypted(disk, bdev_name(disk.controller, result["nsid"]), nodes)
+            come.append(_edit(disk.id, disk.ipu, "crypto", item["name"], item))
         if disk.qos:
             come.append(_limits(disk, result["serial"], kept.get(disk.ipu)))
     return come
@@ -130,7 +153,7 @@ def _device(disk: Disk, result: dict[str, Any], nodes: dict[str, Any]) -> list[E
         section, name = "nbd", items.nbd_device(result["physical_id"], disk.ipu, nodes)
         if nodes["ipus"][disk.ipu].get("nvme") != "qemu_nvme":
             return []
-    return [_edit(disk.name, disk.ipu, section, name, {"name": name, "bdev": result["serial"]})]
+    return [_edit(disk.id, disk.ipu, section, name, {"name": name, "bdev": result["serial"]})]
 
 
 def _limits(disk: Disk, bdev: str, document: dict[str, Any] | None) -> Edit:
@@ -138,7 +161,7 @@ def _limits(disk: Disk, bdev: str, document: dict[str, Any] | None) -> Edit:
     there = next((each for each in (document or {}).get("qos", []) if each["name"] == bdev), {})
     limits = {**there, "name": bdev, **shown_all(disk.qos)}
     limits = {name: limit for name, limit in limits.items() if limit != UNLIMITED}
-    return _edit(disk.name, disk.ipu, "qos", bdev, limits if len(limits) > 1 else None)
+    return _edit(disk.id, disk.ipu, "qos", bdev, limits if len(limits) > 1 else None)
 
 
 def changed(
@@ -172,11 +195,18 @@ def _apply(document: dict[str, Any], edit: Edit) -> None:
         if subsystem is not None:
             _put(subsystem.setdefault("namespaces", []), "bdev", name, item)
         return
+    if section == "hosts":
+        for subsystem in document.get("subsystems", []):
+            if subsystem["nqn"] == edit["nqn"]:
+                others = [host for host in subsystem.get("hosts", []) if host != name]
+                subsystem["hosts"] = sorted([*others, item] if item else others)
+        return
     listed = document.setdefault(section, [])
     identity = next(row.identity for row in SECTIONS if row.key == section)
     if section == "subsystems" and item is not None:
         there = next((each for each in listed if each["nqn"] == name), {})
-        item = {**item, "namespaces": there.get("namespaces", [])}
+        # Hosts that an item does not say are those of several items, in section hosts.
+        item = {"hosts": there.get("hosts", []), **item, "namespaces": there.get("namespaces", [])}
     if section == "transports" and any(each["trtype"] == name for each in listed):
         return  # the one that the storage target was deployed with
     _put(listed, identity, name, item)
@@ -208,6 +238,12 @@ def _declared(document: dict[str, Any] | None, nqn: str) -> list[dict[str, Any]]
         if subsystem["nqn"] == nqn:
             return list(subsystem.get("namespaces", []))
     return []
+
+
+def declared_hosts(document: dict[str, Any] | None, nqn: str) -> list[str]:
+    """The host NQNs that a declaration admits to a subsystem."""
+    found = [each.get("hosts", []) for each in (document or {}).get("subsystems", []) if each["nqn"] == nqn]
+    return list(found[0]) if found else []
 
 
 def declared_slots(document: dict[str, Any] | None) -> dict[int, str]:

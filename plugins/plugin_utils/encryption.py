@@ -44,25 +44,25 @@ def give(disk: Disk, bdev: str, sides: Sides) -> list[Step]:
     there = ipu.encrypted.get(bdev)
     if there is not None and disk.encrypted and _key(ipu.bdevs[there]) == _wanted_key(disk, bdev):
         return []
-    steps = take(disk.ipu, bdev, disk.name, sides)
+    steps = take(disk.ipu, bdev, disk, sides)
     if disk.encrypted:
         name = encrypted_name(bdev)
         arguments = {**items.encrypted(disk, bdev, sides.nodes), "state": "present"}
         steps.append(
-            Step("crypto", disk.ipu, "create", "encrypted bdev", f"{disk.name} ({name})", disk.name, CIPHER, arguments)
+            Step("crypto", disk.ipu, "create", "encrypted bdev", f"{disk.name} ({name})", disk.id, CIPHER, arguments)
         )
     return steps
 
 
-def take(ipu: str, bdev: str, disk: str | None, sides: Sides) -> list[Step]:
+def take(ipu: str, bdev: str, disk: Disk | None, sides: Sides) -> list[Step]:
     """What takes encryption and key away from a bdev of the IPU. The data stays as it is. One that we did not make is
     left alone: then the bdev is in use."""
     name = sides.ipus[ipu].encrypted.get(bdev)
     if name != encrypted_name(bdev):
         return []
     arguments = {"name": name, "key_file": items.key_file(name, ipu, sides.nodes), "state": "absent"}
-    shown = f"{disk} ({name})" if disk else name
-    return [Step("crypto_absent", ipu, "remove", "encrypted bdev", shown, disk, "its data stays", arguments)]
+    shown, owner = (f"{disk.name} ({name})", disk.id) if disk else (name, None)
+    return [Step("crypto_absent", ipu, "remove", "encrypted bdev", shown, owner, "its data stays", arguments)]
 
 
 def _key(bdev: dict[str, Any]) -> str:
@@ -75,6 +75,11 @@ def _wanted_key(disk: Disk, bdev: str) -> str:
 
 def with_keys(crypto: list[Item], planned: dict[str, Any], disks: list[dict[str, Any]]) -> list[Item]:
     """The items of a plan's stage ``crypto`` with the keys that the list has for their disks."""
-    disk_of = {step["arguments"]["name"]: step["disk"] for step in planned["steps"] if step["stage"] == "crypto"}
+    name_of = {disk["id"]: disk["name"] for disk in planned["disks"]}
+    # By the file that the key gets: two IPUs may have bdevs of one name.
+    disk_of = {
+        step["arguments"]["key_file"]: name_of[step["disk"]] for step in planned["steps"] if step["stage"] == "crypto"
+    }
+    # The items of a shared volume have the same keys.
     given = {disk["name"]: disk.get("encryption") for disk in disks}
-    return [{**item, **{half: given[disk_of[item["name"]]][half] for half in ("key", "key2")}} for item in crypto]
+    return [{**item, **{half: given[disk_of[item["key_file"]]][half] for half in ("key", "key2")}} for item in crypto]

@@ -43,7 +43,7 @@ def virtual_disks(nodes: dict[str, Any], observed: dict[str, Any]) -> dict[str, 
             f"wanted the state of all storage targets and IPUs, got no answer of {', '.join(unknown)}: the list would "
             "lack their disks. See why they are silent, or leave out --limit."
         )
-    disks: dict[str, Disk] = {}
+    disks: dict[str, list[Disk]] = {}
     left_out: list[str] = []
     for disk in sorted(leftovers.unlisted([], sides), key=lambda disk: (disk.name, disk.target)):
         where = f"{disk.target}: volume {disk.bdev}"
@@ -53,12 +53,13 @@ def virtual_disks(nodes: dict[str, Any], observed: dict[str, Any]) -> dict[str, 
             left_out.append(f"{where}: no virtual disk can have its name")
         elif not disk.host:
             left_out.append(f"{where}: no IPU knows it, and there are several hosts: declare it with its host")
-        elif disk.name in disks:
-            left_out.append(f"{where}: the disk from {disks[disk.name].target} has the same name")
+        elif disk.name in disks and disks[disk.name][0].target != disk.target:
+            left_out.append(f"{where}: the disk from {disks[disk.name][0].target} has the same name")
         else:
-            disks[disk.name] = disk
+            # A shared volume has an item for each host.
+            disks.setdefault(disk.name, []).append(disk)
     return {
-        "virtual_disks": [_item(disk, sides) for disk in disks.values()],
+        "virtual_disks": [_item(disk, sides) for items in disks.values() for disk in items],
         "left_out": left_out + _others(sides),
     }
 
@@ -81,6 +82,8 @@ def _item(disk: Disk, sides: Sides) -> dict[str, Any]:
         "target": disk.target,
         "host": disk.host,
     }
+    if disk.shared:
+        item.update(shared=True)
     if disk.interface != INTERFACES[0]:
         item.update(interface=disk.interface)
     if disk.physical_id is not None:
@@ -100,7 +103,7 @@ def _served(disk: Disk, sides: Sides) -> tuple[dict[str, Any], bool]:
     nsid = next((nsid for nqn, nsid in sides.places(disk) if nqn == disk.nqn), None)
     if not disk.ipu or nsid is None:
         return {}, False
-    ipu, below = sides.ipus[disk.ipu], bdev_name(disk.target, nsid)
+    ipu, below = sides.ipus[disk.ipu], bdev_name(disk.controller, nsid)
     name = below if disk.physical_id is None else ipu.served[disk.physical_id]
     return ipu.bdevs.get(name or "", {}), name != below
 

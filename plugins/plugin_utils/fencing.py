@@ -6,16 +6,24 @@
 
 The disk's namespace leaves the subsystem of the old IPU: SPDK waits for its I/O and refuses what comes later. Other
 disks of the old host are not disturbed. When no disk is left there, the IPU's host NQN leaves the allowed hosts, too.
+
+A shared volume has a subsystem of its own, which admits the IPUs of the hosts that have it attached: what keeps a host
+from writing is that its IPU is admitted no more.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.plugin_utils.declaration import declared_nsids
+from ansible_collections.ipdk.storage.plugins.plugin_utils.declaration import declared_hosts, declared_nsids
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Step
-from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import Disk, subsystem_nqn
+from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
+    Disk,
+    controller_of,
+    shared_volume,
+    subsystem_nqn,
+)
 
 
 def fence(disk: Disk, nqn: str, nsid: int) -> Step:
@@ -26,10 +34,11 @@ def fence(disk: Disk, nqn: str, nsid: int) -> Step:
         "fence",
         "namespace",
         f"{disk.name} ({nsid})",
-        disk.name,
+        disk.owner,
         nqn,
         {"bdev": disk.bdev, "nsid": nsid, "state": "absent"},
         subsystem={"nqn": nqn},
+        needs=disk.sharers,
     )
 
 
@@ -40,62 +49,77 @@ def sever(sides: Sides) -> list[Step]:
     disk when that comes back one day: disconnected, they fail. The IPU is planned for as it is then.
     """
     steps = []
-    for target, state in sides.targets.items():
+    for target in sides.targets:
         for ipu, there in sides.ipus.items():
-            nqn = subsystem_nqn(target, ipu)
-            subsystem = state.subsystems.get(nqn)
-            kept = sides.kept.get(target)
-            # A target that lost its namespaces, and promises them or has lost that too, goes on where it was.
-            if subsystem is None or subsystem.get("namespaces") or not kept or declared_nsids(kept, nqn):
-                continue
-            known = sides.nodes["ipus"][ipu]["host_nqn"]
-            admitted = subsystem.get("allow_any_host") or any(host["nqn"] == known for host in subsystem["hosts"])
-            if not admitted and _connected(there.controllers.get(target), nqn):
-                there.forget(target)
-                arguments = {"name": target, "state": "absent"}
-                steps.append(Step("sever", ipu, "sever", "controller", target, None, nqn, arguments))
+            nqns = {path["trid"]["subnqn"] for each in there.controllers.values() for path in each["ctrlrs"]}
+            for nqn in sorted(nqns):
+                controller = controller_of(nqn, target, ipu)
+                if controller is None or not _connected(there.controllers.get(controller), nqn):
+                    continue
+                if not sides.admits(target, nqn, ipu) and _is_meant(target, nqn, ipu, sides):
+                    there.forget(controller)
+                    arguments = {"name": controller, "state": "absent"}
+                    steps.append(Step("sever", ipu, "sever", "controller", controller, None, nqn, arguments))
     return steps
+
+
+def _is_meant(target: str, nqn: str, ipu: str, sides: Sides) -> bool:
+    """Has the target shut this IPU out? One that lost what it had, and promises it or has lost that too, goes on where
+    it was."""
+    subsystem, kept = sides.targets[target].subsystems.get(nqn), sides.kept.get(target)
+    if not kept:
+        return False
+    if shared_volume(nqn, target) is not None:
+        # The subsystem may have gone meanwhile.
+        return sides.nodes["ipus"][ipu]["host_nqn"] not in declared_hosts(kept, nqn)
+    return subsystem is not None and not subsystem.get("namespaces") and not declared_nsids(kept, nqn)
 
 
 def shut_out(steps: list[Step], sides: Sides) -> list[Step]:
     """For each subsystem that the last disk leaves by these steps: its IPU disconnects and is admitted no more."""
-    more = []
+    more: list[Step] = []
     for target, state in sides.targets.items():
-        for ipu, declared in sides.nodes["ipus"].items():
+        for ipu in sides.nodes["ipus"]:
             nqn = subsystem_nqn(target, ipu)
             here = [step for step in steps if step.node == target and (step.subsystem or {}).get("nqn") == nqn]
             leaving = [step for step in here if step.stage == "release"]
-            disks = tuple(step.disk for step in leaving if step.disk)
-            subsystem = state.subsystems.get(nqn, {})
-            staying = {namespace["nsid"] for namespace in subsystem.get("namespaces", [])}
+            disks = tuple(disk for step in leaving for disk in ((step.disk,) if step.disk else step.needs))
+            staying = {namespace["nsid"] for namespace in state.subsystems.get(nqn, {}).get("namespaces", [])}
             # What the target lost and still promises comes back to this IPU.
             staying |= declared_nsids(sides.kept.get(target), nqn).keys()
             staying -= {step.arguments.get("nsid") for step in leaving}
             moved = any(step.action == "fence" for step in leaving)
-            if not moved or staying or len(here) > len(leaving):
-                continue
-            if ipu in sides.ipus and _connected(sides.ipus[ipu].controllers.get(target), nqn):
-                arguments = {"name": target, "state": "absent"}
-                more.append(
-                    Step("disconnect", ipu, "disconnect", "controller", target, None, nqn, arguments, needs=disks)
-                )
-            if any(host["nqn"] == declared["host_nqn"] for host in subsystem.get("hosts", [])):
-                hosts = [{"nqn": declared["host_nqn"], "state": "absent"}]
-                more.append(
-                    Step(
-                        "release",
-                        target,
-                        "shut out",
-                        "host",
-                        ipu,
-                        None,
-                        nqn,
-                        {},
-                        subsystem={"nqn": nqn, "hosts": hosts},
-                        needs=disks,
-                    )
-                )
+            if moved and not staying and len(here) == len(leaving):
+                more += turn_away(target, nqn, ipu, disks, sides)
     return more
+
+
+def turn_away(target: str, nqn: str, ipu: str, disks: tuple[str, ...], sides: Sides) -> list[Step]:
+    """An IPU disconnects from a subsystem and is admitted no more, once these disks have come off."""
+    steps = _disconnect(target, nqn, ipu, disks, sides)
+    host = sides.nodes["ipus"][ipu]["host_nqn"]
+    if any(there["nqn"] == host for there in sides.targets[target].subsystems.get(nqn, {}).get("hosts", [])):
+        subsystem = {"nqn": nqn, "hosts": [{"nqn": host, "state": "absent"}]}
+        steps.append(Step("release", target, "shut out", "host", ipu, None, nqn, {}, subsystem=subsystem, needs=disks))
+    return steps
+
+
+def dissolve(target: str, nqn: str, detail: str, disks: tuple[str, ...], sides: Sides) -> list[Step]:
+    """A subsystem goes with all that is in it, once these disks have come off."""
+    steps = [step for ipu in sides.ipus for step in _disconnect(target, nqn, ipu, disks, sides)]
+    subsystem = {"nqn": nqn, "state": "absent"}
+    return [
+        *steps,
+        Step("release", target, "remove", "subsystem", nqn, None, detail, {}, subsystem=subsystem, needs=disks),
+    ]
+
+
+def _disconnect(target: str, nqn: str, ipu: str, disks: tuple[str, ...], sides: Sides) -> list[Step]:
+    controller = controller_of(nqn, target, ipu) or ""
+    if ipu not in sides.ipus or not _connected(sides.ipus[ipu].controllers.get(controller), nqn):
+        return []
+    arguments = {"name": controller, "state": "absent"}
+    return [Step("disconnect", ipu, "disconnect", "controller", controller, None, nqn, arguments, needs=disks)]
 
 
 def _connected(controller: dict[str, Any] | None, nqn: str) -> bool:

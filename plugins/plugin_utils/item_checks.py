@@ -56,10 +56,10 @@ ENCRYPTION_KEYS = ("cipher", "key", "key2")
 BACKING_KEYS = ("type", "block_size", "directory", "store", "thin", "clone_of")
 
 ONE_HOST = (
-    "two hosts that write to one volume destroy what is on it, unless they know of each other (shared: true, which is "
-    "not supported yet)"
+    "two hosts that write to one volume destroy what is on it, unless they know of each other (then: an item for each "
+    "host, with shared: true)"
 )
-"""Why a volume has one host: its subsystem admits one IPU, and SPDK lets a bdev be in one subsystem."""
+"""Why a volume has one host, unless the operator says more."""
 
 TARGET_NAME_LENGTH = 14
 """Leaves room for ``n`` and five digits of a namespace id in the serial."""
@@ -99,6 +99,7 @@ class Item:
         backing, block_size, directory = self._backing()
         size = self._size(block_size)
         target = self._target()
+        shared = self._shared()
         host, ipu = self._host()
         physical_id = self._physical_id(ipu)
         interface = self._choice(self.item, "interface", INTERFACES, "virtio-blk")
@@ -141,7 +142,14 @@ class Item:
             qos,
             key_mark,
             interface,
+            shared,
         )
+
+    def _shared(self) -> bool:
+        shared = self.item.get("shared", False)
+        if not isinstance(shared, bool):
+            self.wrong(f"shared: wanted true or false, got {shared!r}.")
+        return shared is True
 
     def _nvme(self, host: str, ipu: str) -> None:
         """What an NVMe disk needs of its IPU and of its host's QEMU."""
@@ -346,12 +354,6 @@ class Item:
         several = self.item.get("host")
         if isinstance(several, list) and len(several) > 1:
             self.wrong(f"host: wanted one host, got {listed(several)}: {ONE_HOST}. Name one of them.")
-            return None, None
-        if self.item.get("shared", False) is not False:
-            self.wrong(
-                f"shared: wanted false or nothing, got {self.item['shared']!r}: a volume for several hosts is not "
-                "supported yet. Give each host a volume of its own."
-            )
             return None, None
         name = self._node("host", "hosts", "ipu_hosts", "host")
         if name is None:

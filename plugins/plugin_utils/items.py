@@ -35,14 +35,14 @@ def volume(disk: Disk) -> Item:
 
 
 def subsystem(disk: Disk, nodes: dict[str, Any]) -> Item:
-    """Of spdk_nvmf_subsystem, without namespaces."""
+    """Of spdk_nvmf_subsystem, without namespaces; that of a shared volume without hosts, of which each has an item."""
     declared = nodes["targets"][disk.target]
     return {
         "nqn": disk.nqn,
         "serial_number": subsystem_serial(disk.nqn),
         "model_number": "ipdk.storage",
-        "max_namespaces": MAX_NAMESPACES,
-        "hosts": [nodes["ipus"][disk.ipu]["host_nqn"]],
+        "max_namespaces": 1 if disk.shared else MAX_NAMESPACES,
+        **({} if disk.shared else {"hosts": [nodes["ipus"][disk.ipu]["host_nqn"]]}),
         "listeners": paths.listeners(declared),
         **({"ana_reporting": True} if declared.get("paths") else {}),
     }
@@ -75,7 +75,7 @@ def controller(disk: Disk, nodes: dict[str, Any]) -> Item:
         {key: path[key] for key in ("traddr", "trsvcid")} for path in paths.listeners(nodes["targets"][disk.target])
     )
     return {
-        "name": disk.target,
+        "name": disk.controller,
         **first,
         "subnqn": disk.nqn,
         "hostnqn": nodes["ipus"][disk.ipu]["host_nqn"],

@@ -28,4 +28,4 @@ def change(disk: Disk, bdev: str, slot: int, sides: Sides) -> list[Step]:
         f"{name} {shown(name, limit)} (was {shown(name, there[name])})" for name, limit in different.items()
     )
     arguments = {"physical_id": slot, **shown_all(disk.qos)}
-    return [Step("limits", disk.ipu, "limit", "device", f"{disk.name} (sma-{slot})", disk.name, detail, arguments)]
+    return [Step("limits", disk.ipu, "limit", "device", f"{disk.name} (sma-{slot})", disk.id, detail, arguments)]

@@ -21,6 +21,7 @@ def mistakes(disks: Any, names: Any, host: Any, hosts: list[str]) -> list[str]:
         wrong.append(f"move_disks: wanted a list of names of disks, such as [vol00], got {_got(names)}.")
     else:
         states = {item.get("name"): item.get("state") for item in disks if isinstance(item, dict)}
+        shared = {item.get("name") for item in disks if isinstance(item, dict) and item.get("shared") is True}
         wrong += [
             f"move_disks: no virtual disk is called {name!r}; virtual_disks has: {listed(states) or 'none'}."
             for name in names
@@ -30,6 +31,12 @@ def mistakes(disks: Any, names: Any, host: Any, hosts: list[str]) -> list[str]:
             f"move_disks: {name} is declared absent; there is nothing to move."
             for name in names
             if states.get(name) == "absent"
+        ]
+        wrong += [
+            f"move_disks: {name} is shared: its hosts have it at the same time. Write an item for the host that is to "
+            "have it, and state: detached for the one that is not, and run disks.yml."
+            for name in names
+            if name in shared
         ]
     if not isinstance(host, str):
         wrong.append(f"move_to: wanted the name of one host, got {_got(host)}: a volume has one host at a time.")

@@ -120,15 +120,31 @@ def malloc_mib(disks: Any, target: str, targets: list[str]) -> int:
     ``disks``: the operator's list. It is not checked here: what cannot be read is none of these volumes, and
     ``validate`` says so before anything is made.
     """
-    total = 0
-    for disk in disks if isinstance(disks, list) else []:
-        if not isinstance(disk, dict) or disk.get("state") == "absent":
-            continue
+    sizes: dict[str, int] = {}
+    for disk in _items(disks):
         backing = disk.get("backing")
         where = disk.get("target") or (targets[0] if len(targets) == 1 else None)
         if where == target and isinstance(backing, dict) and backing.get("type") == "malloc":
-            total += _bytes(disk.get("size"))
-    return math.ceil(total / (1 << 20))
+            # The items of a shared volume have one name.
+            sizes[str(disk.get("name"))] = _bytes(disk.get("size"))
+    return math.ceil(sum(sizes.values()) / (1 << 20))
+
+
+def shared(disks: Any, target: str, targets: list[str]) -> dict[str, list[str | None]]:
+    """The shared volumes of a storage target → the hosts that they are for. ``disks`` as above; a host is null where
+    the item does not name it."""
+    volumes: dict[str, list[str | None]] = {}
+    for disk in _items(disks):
+        where = disk.get("target") or (targets[0] if len(targets) == 1 else None)
+        if where == target and disk.get("shared") is True:
+            volumes.setdefault(str(disk.get("name")), []).append(disk.get("host"))
+    return volumes
+
+
+def _items(disks: Any) -> list[dict[str, Any]]:
+    """The items that are not absent."""
+    every = disks if isinstance(disks, list) else []
+    return [disk for disk in every if isinstance(disk, dict) and disk.get("state") != "absent"]
 
 
 def _bytes(value: Any) -> int:

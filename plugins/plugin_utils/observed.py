@@ -27,7 +27,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.lvol_stores import St
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     Disk,
     bdev_name,
-    subsystem_nqn,
+    controller_of,
     volume_uuid,
 )
 
@@ -73,6 +73,13 @@ class Target:
         """It is known not to."""
         listeners = self.listeners.get(nqn, [])
         return bool(listeners) and "ana_states" not in listeners[0]
+
+    def admits(self, nqn: str, host_nqn: str) -> bool:
+        """Does a subsystem let this host in, by name or with everybody?"""
+        subsystem = self.subsystems.get(nqn, {})
+        return bool(subsystem.get("allow_any_host")) or any(
+            host["nqn"] == host_nqn for host in subsystem.get("hosts", [])
+        )
 
     def places(self, bdev: str) -> list[tuple[str, int]]:
         """Where a bdev is a namespace: pairs of NQN and NSID."""
@@ -208,12 +215,24 @@ class Sides:
     def volume_names(self, ipu: str) -> dict[str, str]:
         """The IPU's bdev names → the names of the volumes behind them: of virtual disks, or just those of bdevs."""
         return {
-            bdev_name(target, namespace["nsid"]): self.volumes[target].get(
+            bdev_name(controller, namespace["nsid"]): self.volumes[target].get(
                 namespace["bdev_name"], namespace["bdev_name"]
             )
             for target, state in self.targets.items()
-            for namespace in state.subsystems.get(subsystem_nqn(target, ipu), {}).get("namespaces", [])
+            for nqn, subsystem in state.subsystems.items()
+            for controller in [controller_of(nqn, target, ipu)]
+            if controller is not None
+            for namespace in subsystem.get("namespaces", [])
         }
+
+    def admits(self, target: str, nqn: str, ipu: str) -> bool:
+        """Does a subsystem of a target that answered let an IPU in?"""
+        return self.targets[target].admits(nqn, self.nodes["ipus"][ipu]["host_nqn"])
+
+    def bdevs(self, ipu: str, target: str, places: list[tuple[str, int]]) -> set[str]:
+        """What an IPU calls the namespaces at these places of a target."""
+        found = ((controller_of(nqn, target, ipu), nsid) for nqn, nsid in places)
+        return {bdev_name(controller, nsid) for controller, nsid in found if controller is not None}
 
     def behind(self, ipu: str, slot: int) -> str:
         """What the device in a slot is, in the operator's words."""

@@ -110,22 +110,25 @@ def carries(
     Raises ValueError that names the node and the variable whose value is no number.
     """
     targets, ipus = groups.get("storage_targets") or [], groups.get("ipus") or []
+    # A shared volume has a subsystem of its own, and each of its IPUs a controller.
+    shared = {target: needs.shared(own.get("virtual_disks"), target, targets) for target in targets}
     if group == "ipus":
         host = own.get("ipu_host") or _host_of(node, groups, hostvars)
         return {
             "virtual_disks": _number(node, own, "ipu_max_virtual_disks"),
             "guest_queues": _number(host, _known(host, hostvars), "host_vcpus", GUEST_QUEUES),
-            "controllers": len(targets),
+            "controllers": len(targets)
+            + sum(names.count(host) + names.count(None) for each in shared.values() for names in each.values()),
         }
     disks = _number(node, own, "storage_target_disks") or sum(
         _number(ipu, hostvars[ipu], "ipu_max_virtual_disks") for ipu in ipus
     )
     malloc = needs.malloc_mib(own.get("virtual_disks"), node, targets)
     return {
-        # Each IPU has a queue for each of its disks and one for administration.
-        "connections": disks + len(ipus),
+        # Each IPU has a queue for each of its disks and one for administration, in each of its subsystems.
+        "connections": disks + len(ipus) + sum(map(len, shared.get(node, {}).values())),
         "queue_depth": _queue_depth(node, own),
-        "subsystems": len(ipus),
+        "subsystems": len(ipus) + len(shared.get(node, {})),
         "volumes": disks,
         "malloc_mib": _number(node, own, "storage_target_malloc_mib", malloc),
     }

@@ -94,22 +94,22 @@ def report(
                 after.update(converged=False, reason="; ".join([f"{disk['host']} {state}", *failed]))
             elif failed and disk["action"] != "none" and visible is None:
                 after.update(converged=False, reason="; ".join(failed))
-            elif disk["name"] in unlimited:
-                after.update(converged=False, reason=unlimited[disk["name"]])
+            elif disk["id"] in unlimited:
+                after.update(converged=False, reason=unlimited[disk["id"]])
         reported.append(after)
     return reported
 
 
 def _unlimited(planned: dict[str, Any], limited: dict[str, Any]) -> dict[str, str]:
-    """The disks whose limits could not be set → why."""
+    """The ids of the disks whose limits could not be set → why."""
     reasons = {}
     for disk in planned["disks"]:
         answer = limited.get(disk["ipu"]) or {}
-        stepped = any(step["stage"] == "limits" and step["disk"] == disk["name"] for step in planned["steps"])
+        stepped = any(step["stage"] == "limits" and step["disk"] == disk["id"] for step in planned["steps"])
         if stepped and answer.get("failed"):
             outcome = answer.get("outcome")
             said = [each for key in ("failed", "not_tried") for each in (outcome or {}).get(key, [])]
             mine = [each["reason"] for each in said if each["name"] == disk["handle"]]
             if mine or outcome is None:
-                reasons[disk["name"]] = f"{disk['ipu']} did not set its limits: {(mine or [answer.get('msg')])[0]}"
+                reasons[disk["id"]] = f"{disk['ipu']} did not set its limits: {(mine or [answer.get('msg')])[0]}"
     return reasons

@@ -21,7 +21,7 @@ def slot_wish(disk: Disk, sides: Sides) -> int | None:
     ipu = sides.ipus.get(disk.ipu)
     if disk.physical_id is not None or disk.target not in sides.targets or ipu is None:
         return disk.physical_id
-    slots = [ipu.physical_id(bdev_name(disk.target, nsid)) for nqn, nsid in sides.places(disk) if nqn == disk.nqn]
+    slots = [ipu.physical_id(bdev_name(disk.controller, nsid)) for nqn, nsid in sides.places(disk) if nqn == disk.nqn]
     return slots[0] if slots else None
 
 
@@ -83,8 +83,10 @@ class Nsids:
         """The NSID by which the IPU still knows this volume, or else the lowest that nobody has.
 
         A storage target that was started anew may have lost its namespaces while the IPU waits for them: under their
-        old NSIDs its devices go on where they were.
+        old NSIDs its devices go on where they were. A shared volume is alone in its subsystem.
         """
+        if disk.shared:
+            return 1
         taken = self._taken.setdefault(disk.nqn, set())
         remembered = {
             **self._sides.ipus[disk.ipu].remembered(disk.target),

@@ -52,7 +52,8 @@ def work(
     if observed is not None:
         going = [other.name for other in valid if other.store == disk.store and other.state == "absent"]
         is_there = _look(disk, name, state, Sides(nodes, observed), going, problems)
-    clones = [other.name for other in valid if other.clone_of == name and other.store == disk.store]
+    # Once, though a shared volume has several items.
+    clones = list(dict.fromkeys(other.name for other in valid if other.clone_of == name and other.store == disk.store))
     lvols = [] if state == "absent" and is_there is False else [item]
     return {"problems": problems, "node": disk.target, "store": disk.store, "lvols": lvols, "clones": clones}
 

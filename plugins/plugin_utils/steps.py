@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
@@ -43,8 +43,8 @@ class Refused(Exception):
 class Step:
     """One thing to do on one node. ``arguments`` is one entry of the list that the module of this stage takes.
 
-    ``disk`` is null for what several disks share (a controller, an existing subsystem), and for what is no disk's any
-    more.
+    ``disk`` is the id of the one that it is about; null for what several disks share (a controller, an existing
+    subsystem, the volume of a shared disk), and for what is no disk's any more.
     """
 
     stage: str
@@ -60,6 +60,8 @@ class Step:
     host: str | None = None
     """Where ``serial`` has to appear (attach), to disappear (unplug) or to grow; null where nobody looks."""
     serial: str | None = None
+    others: dict[str, str] = field(default_factory=dict)
+    """Of a shared volume that grows: further hosts that see it, and the serial that it has there."""
     size: int | None = None
     """Bytes that what grows has then."""
     must_exist: bool = False
@@ -91,7 +93,10 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             if subsystem is None:
                 subsystem = {"namespaces": []}
                 subsystems.append(subsystem)
+            hosts = subsystem.get("hosts", [])
             subsystem.update(step["subsystem"])
+            if "hosts" in subsystem:
+                subsystem["hosts"] = hosts + [host for host in subsystem["hosts"] if host not in hosts]
             if arguments:
                 subsystem["namespaces"].append(arguments)
         else:
@@ -108,7 +113,8 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                     files.append(same)
                 same["paths"].append(arguments["filename"])
         if step["host"] is not None and step["action"] == "grow":
-            rendered.setdefault(step["host"], {}).setdefault("sizes", {})[step["serial"]] = step["size"]
+            for host, serial in {step["host"]: step["serial"], **step["others"]}.items():
+                rendered.setdefault(host, {}).setdefault("sizes", {})[serial] = step["size"]
         elif step["host"] is not None:
             entry(step["host"], "absent" if stage == "unplug" else "present").append(step["serial"])
     return rendered
@@ -166,7 +172,8 @@ def after_fence(planned: dict[str, Any], left: dict[str, Any], subsystems: dict[
         if why:
             held = [step["disk"]] if step["disk"] else step["needs"]
             unfenced.setdefault(step["node"], []).append(
-                f"{', '.join(held)}: {why}, so that the new host is not let in. Look at {step['node']} and run again."
+                f"{', '.join(held) or step['name']}: {why}, so that no other host is let in. Look at {step['node']} "
+                "and run again."
             )
             stuck.update(held)
     rest = _without(planned["steps"], STAGES.index("release") + 1, stuck)

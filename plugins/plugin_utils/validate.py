@@ -69,12 +69,13 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
     for target, declared in (nodes.get("targets") or {}).items():
         stores[target], wrong = parse(declared.get("lvol_stores") or [], declared.get("volumes_dir"))
         errors += [f"{target}: {problem}." for problem in wrong + paths.mistakes(declared)]
-    valid = [
-        disk
+    found = {
+        index: disk
         for index, item in enumerate(disks)
         for disk in [Item(index, item, nodes, stores, override, errors).disk()]
         if disk is not None
-    ]
+    }
+    valid = list(found.values())
     if options.get("safe_mode", True):
         leave = (
             "destroys data, and ipdk_safe_mode is true. "
@@ -88,6 +89,7 @@ def validate(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None =
             if override is None and isinstance(item, dict) and item.get("state") == "absent"
         ]
     errors += _duplicates(disks, nodes, override)
+    errors += _sharing(found, nodes)
     errors += _too_many(valid, nodes)
     errors += _overcommitted(valid, stores)
     if errors:
@@ -104,10 +106,18 @@ def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -
         if not isinstance(item, dict):
             continue
         name = item.get("name")
-        if isinstance(name, str) and names.setdefault(name, index) != index:
+        first = disks[names.setdefault(name, index)] if isinstance(name, str) else item
+        shared = [each.get("shared") is True for each in (first, item)]
+        if isinstance(name, str) and names[name] != index and not all(shared):
             both = f"virtual_disks[{names[name]}] and virtual_disks[{index}] are both called {name!r}"
-            wanting = [disks[names[name]].get("host"), item.get("host")]
-            if wanting[0] != wanting[1]:
+            wanting = [first.get("host"), item.get("host")]
+            if any(shared):
+                other = index if shared[0] else names[name]
+                errors.append(
+                    f"{both}, and virtual_disks[{other}] does not say shared: true: wanted it in the item of each "
+                    "host, or another name."
+                )
+            elif wanting[0] != wanting[1]:
                 errors.append(f"{both}, for {wanting[0]} and for {wanting[1]}: {ONE_HOST}. Keep one, or rename one.")
             else:
                 errors.append(f"{both}: rename one.")
@@ -116,11 +126,63 @@ def _duplicates(disks: list[Any], nodes: dict[str, Any], override: str | None) -
         ipu = hosts[host].get("ipu") if isinstance(host, str) and host in hosts else None
         if not is_int(physical_id) or ipu is None or (override or item.get("state")) == "absent":
             continue
-        first = slots.setdefault((ipu, physical_id), index)
-        if first != index:
+        taken = slots.setdefault((ipu, physical_id), index)
+        if taken != index:
             errors.append(
-                f"virtual_disks[{first}] ({disks[first].get('name')!r}) and virtual_disks[{index}] ({name!r}) both "
+                f"virtual_disks[{taken}] ({disks[taken].get('name')!r}) and virtual_disks[{index}] ({name!r}) both "
                 f"want physical_id {physical_id} on {ipu}: give one of them another, or leave it out."
+            )
+    return errors
+
+
+SAME = {
+    "target": ("target",),
+    "size": ("size",),
+    "backing": ("backing", "block_size", "filename", "store", "thin", "clone_of"),
+    "encryption": ("key_mark",),
+}
+"""What the items of a shared volume say alike: key → fields of the disk."""
+
+
+def _sharing(found: dict[int, Disk], nodes: dict[str, Any]) -> list[str]:
+    """What does not fit among the items of each shared volume, which learn of each other. ``found``: by index."""
+    errors = []
+    volumes: dict[str, list[int]] = {}
+    names: dict[str, str] = {}
+    for index, disk in found.items():
+        if disk.shared:
+            volumes.setdefault(disk.name, []).append(index)
+    for name, indices in volumes.items():
+        first = found[indices[0]]
+        hosts: dict[str, int] = {}
+        states = {found[index].host: found[index].state for index in indices}
+        for index in indices:
+            disk = found[index]
+            disk.sharers = tuple(found[other].id for other in indices)
+            both = f"virtual_disks[{indices[0]}] and virtual_disks[{index}] are one shared volume, {name!r}"
+            errors += [
+                f"{both}: wanted the same {key} in both."
+                for key, fields in SAME.items()
+                if any(getattr(disk, field) != getattr(first, field) for field in fields)
+            ]
+            if hosts.setdefault(disk.host, index) != index:
+                errors.append(
+                    f"virtual_disks[{hosts[disk.host]}] and virtual_disks[{index}] are one shared volume, {name!r}, "
+                    f"and both for {disk.host}: a host has it once. Remove one."
+                )
+        if "absent" in states.values() and set(states.values()) != {"absent"}:
+            said = listed(f"{host} {state}" for host, state in states.items())
+            errors.append(
+                f"virtual_disks: {name!r} is one shared volume for {listed(states)}: absent destroys it for all of "
+                f"them, so wanted it for all or for none, got {said}. Use detached for a host that is to lose "
+                "its disk only."
+            )
+        other = names.setdefault(first.controller, name)
+        if other != name or first.controller in nodes["targets"]:
+            what = f"the shared volume {other!r}" if other != name else "a storage target"
+            errors.append(
+                f"virtual_disks[{indices[0]}] ({name!r}): its IPUs would call its controller {first.controller}, and "
+                f"so they do with {what}. Rename one."
             )
     return errors
 
@@ -132,7 +194,7 @@ def _too_many(disks: list[Disk], nodes: dict[str, Any]) -> list[str]:
     for disk in disks:
         if disk.state == "attached":
             wanted[disk.ipu] = wanted.get(disk.ipu, 0) + 1
-        if disk.state != "absent":
+        if disk.state != "absent" and not disk.shared:
             volumes[disk.target, disk.ipu] = volumes.get((disk.target, disk.ipu), 0) + 1
     for ipu, count in wanted.items():
         slots = nodes["ipus"][ipu]["max_disks"]
@@ -155,9 +217,13 @@ def _overcommitted(disks: list[Disk], stores: dict[str, dict[str, Store]]) -> li
     errors = []
     for target, known in stores.items():
         for store in known.values():
-            disks_of = [
-                disk for disk in disks if (disk.target, disk.store) == (target, store.name) and disk.state != "absent"
-            ]
+            # By name, for the items of a shared volume are one.
+            by_name = {
+                disk.name: disk
+                for disk in disks
+                if (disk.target, disk.store) == (target, store.name) and disk.state != "absent"
+            }
+            disks_of = by_name.values()
             total = sum(disk.size for disk in disks_of)
             thick = sum(disk.size for disk in disks_of if not disk.thin)
             capacity = store.capacity

@@ -22,6 +22,8 @@ SERIAL_LENGTH = 20
 (NVMe base specification, Identify Controller); the rest of a name is cut off."""
 MAX_NAMESPACES = 1024
 """Of a subsystem; SPDK cannot change it later, and gateways with thousands of namespaces are known to suffer."""
+SHARED = "shared-"
+"""How an IPU's controller for a shared volume begins; with seven digits more as long as a target's name can be."""
 CRYPTO_NAMESPACE = uuid_module.UUID("078e3cf7-f4b4-4545-b2c3-d40045a64ae2")
 """From it and the UUID of the bdev below, SPDK (23.05 and newer) makes the UUID of an encrypted one."""
 
@@ -54,6 +56,21 @@ class Disk:
     interface: str = "virtio-blk"
     """What the host sees: one of INTERFACES."""
 
+    shared: bool = False
+    """Whether other hosts have the volume, too; then each of them has an item of its own for it."""
+    sharers: tuple[str, ...] = ()
+    """The ids of all items of a shared volume."""
+
+    @property
+    def id(self) -> str:
+        """What tells it from the other disks of a plan. No name has an ``@``."""
+        return f"{self.name}@{self.host}" if self.shared else self.name
+
+    @property
+    def owner(self) -> str | None:
+        """Whose the volume is: that of a shared one is no single item's."""
+        return None if self.shared else self.id
+
     @property
     def encrypted(self) -> bool:
         return self.key_mark is not None
@@ -74,7 +91,12 @@ class Disk:
 
     @property
     def nqn(self) -> str:
-        return subsystem_nqn(self.target, self.ipu)
+        return shared_nqn(self.target, self.name) if self.shared else subsystem_nqn(self.target, self.ipu)
+
+    @property
+    def controller(self) -> str:
+        """What the IPU calls its NVMe controller for the disk's subsystem."""
+        return shared_controller(self.target, self.name) if self.shared else self.target
 
 
 def volume_uuid(name: str, target: str) -> str:
@@ -90,14 +112,45 @@ def subsystem_nqn(target: str, ipu: str) -> str:
     return f"nqn.2022-06.io.ipdk:{target}:{ipu}"
 
 
+def shared_nqn(target: str, name: str) -> str:
+    """A subsystem for one shared volume: it admits the IPUs of several hosts, and to nothing else. No IPU's name has
+    a colon."""
+    return f"nqn.2022-06.io.ipdk:{target}:shared:{name}"
+
+
+def shared_controller(target: str, name: str) -> str:
+    """Each IPU has a controller of its own for each shared volume; the same name everywhere, and a short one, so that
+    the serial fits. It begins as the volume's UUID does."""
+    return f"{SHARED}{volume_uuid(name, target)[:7]}"
+
+
+def is_shared(controller: str) -> bool:
+    """Is an IPU's controller for a shared volume, as far as its name tells?"""
+    return controller.startswith(SHARED)
+
+
+def shared_volume(nqn: str, target: str) -> str | None:
+    """The virtual disk that a subsystem of a target is for; null where it is none for a shared volume."""
+    first = shared_nqn(target, "")
+    return nqn[len(first) :] if nqn.startswith(first) else None
+
+
+def controller_of(nqn: str, target: str, ipu: str) -> str | None:
+    """What an IPU calls its controller for a subsystem of a target; null for one that is not for this IPU."""
+    name = shared_volume(nqn, target)
+    if name is not None:
+        return shared_controller(target, name)
+    return target if nqn == subsystem_nqn(target, ipu) else None
+
+
 def subsystem_serial(nqn: str) -> str:
     """A stable serial number for the subsystem: 20 characters are what Identify Controller has room for."""
     return uuid_module.uuid5(uuid_module.NAMESPACE_DNS, nqn).hex[:SERIAL_LENGTH].upper()
 
 
-def bdev_name(target: str, nsid: int) -> str:
-    """A namespace's bdev on the IPU, whose NVMe controller has the storage target's name; the host's serial, too."""
-    return f"{target}n{nsid}"
+def bdev_name(controller: str, nsid: int) -> str:
+    """A namespace's bdev on the IPU, by the name of its NVMe controller there; the host's serial, too."""
+    return f"{controller}n{nsid}"
 
 
 def encrypted_name(bdev: str) -> str:

@@ -130,10 +130,10 @@ def provide(disk: Disk, volume: dict[str, Any] | None, sides: Sides, steps: list
         # An IPU that knows the volume has a guest on it, who must not go on with an empty file.
         known = any(bdev["uuid"] == disk.uuid for ipu in sides.ipus.values() for bdev in ipu.bdevs.values())
         known = known and disk.filename is not None
-        return [Step(stage, disk.target, "create", kind, disk.bdev, disk.name, detail, arguments, must_exist=known)]
+        return [Step(stage, disk.target, "create", kind, disk.bdev, disk.owner, detail, arguments, must_exist=known)]
     detail += f", {human(size - has)} more" if size > has else ""
     detail += ", is thin now" if thicken else ""
-    return [Step(stage, disk.target, "grow", kind, disk.bdev, disk.name, detail, arguments, size=size)]
+    return [Step(stage, disk.target, "grow", kind, disk.bdev, disk.owner, detail, arguments, size=size)]
 
 
 def _is_to_become_thick(disk: Disk, volume: dict[str, Any]) -> bool:
@@ -167,11 +167,13 @@ def destroy(disk: Disk) -> Step:
     arguments: dict[str, Any] = {"name": disk.name, "state": "absent"}
     if disk.store:
         arguments["store"] = disk.store
-        return Step("lvols", disk.target, "destroy", "lvol", disk.bdev, disk.name, detail, arguments)
+        return Step(
+            "lvols", disk.target, "destroy", "lvol", disk.bdev, disk.owner, detail, arguments, needs=disk.sharers
+        )
     arguments["type"] = disk.backing
     if disk.filename:
         arguments["filename"] = disk.filename
-    return Step("bdevs", disk.target, "destroy", "bdev", disk.name, disk.name, detail, arguments)
+    return Step("bdevs", disk.target, "destroy", "bdev", disk.name, disk.owner, detail, arguments, needs=disk.sharers)
 
 
 def _size(bdev: dict[str, Any]) -> int:

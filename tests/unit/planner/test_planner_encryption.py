@@ -47,6 +47,31 @@ class Keeping:
         return planned
 
 
+def test_two_ipus_have_keys_of_their_own_under_one_name() -> None:
+    planned = planner.plan(
+        [disk("a", host="host1", encryption=KEYS), disk("b", host="host2", encryption=OTHER)],
+        nodes(hosts=2),
+        World(nodes(hosts=2)).observed(),
+    )
+    given = [{"name": "a", "encryption": KEYS}, {"name": "b", "encryption": OTHER}]
+    for ipu, keys in (("ipu1", KEYS), ("ipu2", OTHER)):
+        (item,) = encryption.with_keys(planned["nodes"][ipu]["crypto"], planned, given)
+        assert item["name"] == "st1n1c" and {half: item[half] for half in keys} == keys
+
+
+@pytest.mark.parametrize("detached", ["host1", "host2"])
+def test_the_hosts_of_a_shared_volume_have_one_key(detached: str) -> None:
+    keeping = Keeping(nodes(hosts=2))
+    items = [disk(host=host, shared=True, encryption=SECRET) for host in ("host1", "host2")]
+    keeping.run(*items)
+    assert list(keeping.world.crypto["ipu1"]) == list(keeping.world.crypto["ipu2"]) and len(keeping.world.keys) == 1
+    keeping.run(*({**item, "state": "detached" if item["host"] == detached else "attached"} for item in items))
+    assert sorted(len(there) for there in keeping.world.crypto.values()) == [0, 1]
+    keeping.run(*items)
+    (problem, _other) = keeping.plan(*(disk(host=host, shared=True) for host in ("host1", "host2")))["problems"]
+    assert "is attached through ipu1 with encryption, and is wanted without" in problem["message"]
+
+
 def test_an_encrypted_disk_comes_and_goes() -> None:
     keeping = Keeping(nodes())
     planned = keeping.run(disk(encryption=SECRET), disk("vol01"))

@@ -199,18 +199,12 @@ def test_an_ipu_of_a_target_that_came_back_empty_is_not_severed(keeping: Keeping
     assert "sever" not in [step["stage"] for step in planned["steps"]]
 
 
-@pytest.mark.parametrize(
-    ("item", "words"),
-    [
-        pytest.param(disk(host=["host1", "host2"]), "host: wanted one host, got host1, host2", id="a list"),
-        pytest.param(disk(host="host1", shared=True), "shared: wanted false or nothing, got True", id="shared"),
-    ],
-)
-def test_one_volume_has_one_host(item: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_item_has_one_host(shared: bool) -> None:
     with pytest.raises(InvalidDisks) as refused:
-        planner.plan([item], nodes(hosts=2), {})
+        planner.plan([disk(host=["host1", "host2"], shared=shared)], nodes(hosts=2), {})
     (error,) = refused.value.errors
-    assert words in error
+    assert "host: wanted one host, got host1, host2" in error and "an item for each host, with shared: true" in error
 
 
 def test_two_items_of_one_name_on_two_hosts_are_one_volume_on_two_hosts() -> None:
@@ -223,8 +217,9 @@ def test_two_items_of_one_name_on_two_hosts_are_one_volume_on_two_hosts() -> Non
 @pytest.mark.parametrize(
     ("names", "host", "words"),
     [
-        (["vol01"], "host2", "move_disks: no virtual disk is called 'vol01'; virtual_disks has: vol00, gone."),
+        (["vol01"], "host2", "move_disks: no virtual disk is called 'vol01'; virtual_disks has: vol00, gone, both."),
         (["gone"], "host2", "move_disks: gone is declared absent"),
+        (["both"], "host2", "move_disks: both is shared: its hosts have it at the same time."),
         (None, "host2", "move_disks: wanted a list of names of disks, such as [vol00], got nothing."),
         ("vol00", "host2", "move_disks: wanted a list of names of disks, such as [vol00], got 'vol00'."),
         (["vol00"], None, "move_to: wanted the name of one host, got nothing"),
@@ -233,7 +228,7 @@ def test_two_items_of_one_name_on_two_hosts_are_one_volume_on_two_hosts() -> Non
     ],
 )
 def test_a_move_that_cannot_be_meant(names: Any, host: Any, words: str) -> None:
-    disks = [disk(), disk("gone", state="absent")]
+    disks = [disk(), disk("gone", state="absent"), disk("both", shared=True)]
     (error,) = moves.mistakes(disks, names, host, ["host1", "host2"])
     assert error.startswith(words)
 

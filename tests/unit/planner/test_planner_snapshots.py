@@ -56,6 +56,21 @@ def test_a_clone_is_a_disk_that_starts_as_a_snapshot(world: World) -> None:
     assert world.devices["ipu1"] == {0: "st1n1", 1: "st1n2"}
 
 
+def test_a_shared_volume_has_snapshots_and_is_a_clone_once() -> None:
+    world = World(with_store(nodes(hosts=2), overcommit=3.0))
+    hosts = ("host1", "host2")
+    items = [lvol_disk(host=host, shared=True) for host in hosts]
+    converge(world, *items)
+    world.snapshot("st1", "fast/vol00", "monday")
+    items += [clone(host=host, shared=True) for host in hosts]
+    planned = converge(world, *items)
+    assert [lvol["name"] for lvol in planned["nodes"]["st1"]["lvols"]] == ["copy"]
+    work = snapshots.work(items, world.inventory, {"disk": "vol00", "name": "tuesday"}, world.observed())
+    assert (work["problems"], work["clones"]) == ([], [])
+    work = snapshots.work(items, world.inventory, {"disk": "vol00", "name": "monday"}, world.observed())
+    assert work["clones"] == ["copy"]
+
+
 def test_a_clone_may_be_bigger_and_grows_like_any_other(world: World) -> None:
     converge(world, lvol_disk(), clone(size="96MiB"))
     grown = converge(world, lvol_disk(), clone(size="128MiB"))

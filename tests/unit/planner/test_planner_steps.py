@@ -89,7 +89,9 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
     }
     (result,) = planned["disks"]
     assert result == {
+        "id": "vol00",
         "name": "vol00",
+        "shared": False,
         "state": "attached",
         "size": 64 << 20,
         "target": "st1",

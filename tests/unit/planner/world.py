@@ -203,11 +203,12 @@ class World:
 
     def seen_by(self, ipu: str) -> dict[str, str]:
         """The IPU's NVMe bdevs, name → UUID."""
-        found = {}
+        found: dict[str, str] = {}
         for name, controller in self.controllers[ipu].items():
             nqn = controller["ctrlrs"][0]["trid"]["subnqn"]
             for subsystems in self.subsystems.values():
                 for namespace in subsystems.get(nqn, {}).get("namespaces", []):
+                    assert namespace["uuid"] not in found.values(), "SPDK has no two bdevs of one UUID"
                     found[f"{name}n{namespace['nsid']}"] = namespace["uuid"]
         return found
 
@@ -351,13 +352,18 @@ class World:
 
     def _release(self, target: str, item: dict[str, Any]) -> None:
         if item.get("state") == "absent":
-            assert not self.subsystems[target].pop(item["nqn"])["namespaces"]
+            gone = self.subsystems[target].pop(item["nqn"])
+            alive = self.controllers.keys() - self.dead
+            assert not [ipu for ipu in alive if self._is_connected(ipu, item["nqn"])], "they are cut off"
+            assert not gone["namespaces"] or ":shared:" in item["nqn"]
             return
         subsystem = self.subsystems[target][item["nqn"]]
         gone = {self.bdevs[target][namespace["bdev"]]["name"] for namespace in item["namespaces"]}
         out = [host["nqn"] for host in item.get("hosts", [])]
         assert all(host["state"] == "absent" for host in item.get("hosts", []))
         subsystem["hosts"] = [host for host in subsystem["hosts"] if host["nqn"] not in out]
+        for ipu, declared in self.inventory["ipus"].items():
+            assert declared["host_nqn"] not in out or ipu in self.dead or not self._is_connected(ipu, item["nqn"])
         assert gone <= {namespace["bdev_name"] for namespace in subsystem["namespaces"]}
         subsystem["namespaces"] = [entry for entry in subsystem["namespaces"] if entry["bdev_name"] not in gone]
 
@@ -370,7 +376,8 @@ class World:
         for listener in item["listeners"]:
             if "ana_state" in listener:
                 self.ana[item["nqn"], listener["traddr"], listener["trsvcid"]] = listener["ana_state"]
-        subsystem["hosts"] = [{"nqn": nqn} for nqn in item["hosts"]]
+        there = subsystem.setdefault("hosts", [])
+        there += [{"nqn": nqn} for nqn in item.get("hosts", []) if {"nqn": nqn} not in there]
         subsystem["listen_addresses"] = item["listeners"]
         for namespace in item["namespaces"]:
             assert all(there["nsid"] != namespace["nsid"] for there in subsystem["namespaces"])
@@ -393,6 +400,10 @@ class World:
         assert item["state"] == "absent" and not self._served_by(ipu, item["name"])
         del self.controllers[ipu][item["name"]]
 
+    def _is_connected(self, ipu: str, nqn: str) -> bool:
+        paths = [path for controller in self.controllers[ipu].values() for path in controller["ctrlrs"]]
+        return any(path["trid"]["subnqn"] == nqn for path in paths)
+
     def _served_by(self, ipu: str, controller: str) -> list[str]:
         alive = [bdev for slot, bdev in self.devices[ipu].items() if (ipu, slot) not in self.gone]
         return [bdev for bdev in alive if bdev.rpartition("n")[0] == controller]
@@ -402,5 +413,7 @@ class World:
         assert not there["ctrlrs"] or item.get("multipath") == "multipath"
         for path in (item, *item.get("paths", [])):
             trid = {"trtype": "TCP", "traddr": path["traddr"], "trsvcid": path["trsvcid"], "subnqn": item["subnqn"]}
+            (subsystem,) = [each[item["subnqn"]] for each in self.subsystems.values() if item["subnqn"] in each]
+            assert {"nqn": self.inventory["ipus"][ipu]["host_nqn"]} in subsystem["hosts"], "it is not admitted"
             if trid not in [each["trid"] for each in there["ctrlrs"]]:
                 there["ctrlrs"].append({"state": "enabled", "trid": trid})

@@ -58,6 +58,15 @@ def test_a_target_carries_what_its_variables_say() -> None:
     assert (carries["connections"], carries["queue_depth"], carries["malloc_mib"]) == (11, 256, 1024)
 
 
+def test_a_shared_volume_has_a_subsystem_and_controllers_of_its_own() -> None:
+    disk = {"name": "a", "size": "1GiB", "backing": {"type": "malloc"}, "shared": True, "target": "st1"}
+    items = [{**disk, "host": host} for host in ("host1", "host2")]
+    own = {"storage_target_disks": 10, "virtual_disks": [*items, {**disk, "name": "b", "state": "absent"}]}
+    carries = platforms.carries("storage_targets", "st1", own, GROUPS, lab())
+    assert (carries["subsystems"], carries["connections"], carries["malloc_mib"]) == (2, 13, 1024)
+    assert platforms.carries("ipus", "ipu1", own, GROUPS, lab())["controllers"] == 2
+
+
 def test_the_deepest_transport_counts() -> None:
     own = {"storage_target_queue_depth": 64, "storage_target_transports": [{"trtype": "TCP"}]}
     assert platforms.carries("storage_targets", "st1", own, GROUPS, lab())["queue_depth"] == 64

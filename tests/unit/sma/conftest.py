@@ -135,11 +135,12 @@ def sma_environment() -> dict[str, str]:
 
 @pytest.fixture
 def make_sma(sma_python: Path, tmp_path: Path) -> Iterator[Callable[..., Sma]]:
-    """Makes SMA processes, not started yet: make_sma(rpc_socket, qmp_port, crypto=engine, **params of the manager)."""
+    """Makes SMA processes, not started yet: make_sma(rpc_socket, qmp_port, crypto=engine, **params of the manager).
+    Each of several has a ``directory`` of its own."""
     made: list[Sma] = []
 
-    def make(rpc_socket: Path, qmp_port: int, **params: Any) -> Sma:
-        made.append(Sma(sma_python, tmp_path, rpc_socket, qmp_port, **params))
+    def make(rpc_socket: Path, qmp_port: int, directory: Path = tmp_path, **params: Any) -> Sma:
+        made.append(Sma(sma_python, directory, rpc_socket, qmp_port, **params))
         return made[-1]
 
     yield make
