@@ -187,6 +187,30 @@ def test_two_nodes_of_a_machine_build_once(tmp_path: Path) -> None:
     assert builds(tmp_path) == 1
 
 
+def test_each_of_two_nodes_that_fail_to_build_tells_its_own_log(tmp_path: Path) -> None:
+    """The second one builds, in the same place, while the first one is asked what went wrong."""
+    fake_spdk.make(tmp_path / "fake")
+    tree = tmp_path / "fake" / "spdk"
+    tries = tmp_path / "tries"
+    text = f"all:\n\t@echo try >>{tries}; echo attempt $$(wc -l <{tries}) fails; false\n"
+    (tree / "Makefile").write_text(text, encoding="utf-8")
+    done, _unused = play(tmp_path, ["find", "install"], ["a", "b"], spdk_git_tree=str(tree))
+    assert done.returncode == 2
+    told = re.findall(r'"msg": "([ab]): the build failed in compile; it ends with: [^"]*?attempt (\d) fails', done.stdout)
+    assert sorted(node for node, _unused in told) == ["a", "b"], done.stdout
+    assert sorted(attempt for _unused, attempt in told) == ["1", "2"], done.stdout
+
+
+def test_a_build_that_takes_too_long_is_told_as_such(tmp_path: Path) -> None:
+    fake_spdk.make(tmp_path / "fake")
+    tree = tmp_path / "fake" / "spdk"
+    (tree / "Makefile").write_text("all:\n\t@sleep 300\n", encoding="utf-8")
+    done, _unused = install(tmp_path, spdk_git_tree=str(tree), spdk_build_timeout=3)
+    assert done.returncode == 2
+    assert "localhost: the build was ended; it ends with: Timeout exceeded. The log of the last build is " in done.stdout
+    assert "It may last spdk_build_timeout, 3 s." in done.stdout
+
+
 def test_who_waited_for_a_build_finds_it_installed(tmp_path: Path) -> None:
     """The one that is second in the queue, with the tree of the first one gone."""
     fake_spdk.make(tmp_path / "fake")
