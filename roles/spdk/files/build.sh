@@ -72,7 +72,6 @@ configure() {
     IFS=$old
     export CC
     ./configure "--target-arch=$ARCH" "$@"
-    find lib module app dpdk/lib dpdk/drivers -name '*.c' 2>/dev/null | wc -l >"$WORK.objects" || true
 }
 
 mkdir -p "$(dirname "$WORK")"
@@ -101,4 +100,4 @@ phase install
 sh -c "$INSTALL" install make "$DIRECTORY" "$NAME" "$PROGRAMS" "$WORK/build/lib:$WORK/dpdk/build/lib" "$WORK/build/bin"
 phase built
 cd /
-[ -n "$KEEP" ] || rm -rf "$WORK" "$WORK.objects"
+[ -n "$KEEP" ] || rm -rf "$WORK"
