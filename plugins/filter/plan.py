@@ -22,6 +22,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     snapshots,
     steps,
     validate,
+    volumes,
 )
 
 
@@ -40,6 +41,13 @@ def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | N
     except validate.InvalidDisks as error:
         return error.errors
     return []
+
+
+def files_to_go(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, list[str]]:
+    try:
+        return volumes.files_to_go(disks, nodes, options)
+    except validate.InvalidDisks as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +96,7 @@ class FilterModule:
             "declared_nodes": declared_nodes,
             "disk_keys": encryption.with_keys,
             "export_disks": export_disks,
+            "files_to_go": files_to_go,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,

@@ -383,8 +383,7 @@ class _Planner:
                     f"its volume is namespace {nsid} of {nqn}, and the state of that IPU is unknown; it is left alone.",
                 )
             self._release(disk, nqn, nsid)
-        if volume is not None:
-            self.steps.append(volumes.destroy(disk))
+        self.steps += volumes.destroy(disk, volume, self.sides)
         result.update(volume=False, nsid=None, serial=None)
 
     def _refuse_lost(self, ipu: str, bdevs: set[str]) -> None:

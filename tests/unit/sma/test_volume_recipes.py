@@ -38,7 +38,7 @@ class Operator:
         lab.target.call("bdev_aio_create", name="Store-fast", filename=str(path), block_size=512)
         lab.target.call("bdev_lvol_create_lvstore", bdev_name="Store-fast", lvs_name="fast", cluster_sz=MIB)
 
-    def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, **more: Any) -> str:
+    def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, check: bool = False, **more: Any) -> str:
         variables = {"storage_target_lvol_stores": [STORE], "virtual_disks": list(disks), "virtual_disks_force": True}
         command = [
             Path(sys.executable).parent / "ansible-playbook",
@@ -47,7 +47,7 @@ class Operator:
             ROOT / "playbooks" / playbook,
         ]
         done = subprocess.run(
-            [*command, "--extra-vars", json.dumps({**variables, **more})],
+            [*command, *(["--check"] if check else []), "--extra-vars", json.dumps({**variables, **more})],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
             text=True,
@@ -134,3 +134,17 @@ def test_a_snapshot_is_cloned_and_each_goes_its_way(operator: Operator) -> None:
     assert operator.lab.target.call("bdev_lvol_get_lvols")[0]["is_thin_provisioned"] is False
     assert guest.do(IN, 0, room=len(TEXT)).data == TEXT[::-1]
     front_end.close()
+
+
+def test_the_file_of_an_absent_disk_goes_though_its_bdev_is_gone(operator: Operator) -> None:
+    """As where an operator has removed the bdev by hand, or a run was ended between the two."""
+    directory = operator.lab.state / "st1" / "volumes"
+    for name in ("left.img", "other.img"):
+        (directory / name).write_bytes(bytes(4096))
+    disk = {"name": "left", "size": "1MiB", "backing": {"type": "aio"}, "state": "absent"}
+    said = operator.run("disks.yml", disk, check=True, ipdk_safe_mode=False)
+    assert f"st1: destroy 1 file: {directory}/left.img" in said and changed(said)
+    assert (directory / "left.img").exists()
+    assert changed(operator.run("disks.yml", disk, ipdk_safe_mode=False))
+    assert sorted(path.name for path in directory.iterdir()) == ["fast.lvs", "other.img"]
+    assert not changed(operator.run("disks.yml", disk, ipdk_safe_mode=False))
