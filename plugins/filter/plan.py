@@ -15,8 +15,10 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     encryption,
     export,
     fio_jobs,
+    item_checks,
     lvol_stores,
     moves,
+    paths,
     planner,
     report,
     snapshots,
@@ -48,6 +50,10 @@ def files_to_go(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | Non
         return volumes.files_to_go(disks, nodes, options)
     except validate.InvalidDisks as error:
         raise AnsibleFilterError(str(error)) from error
+
+
+def target_mistakes(declared: dict[str, Any], name: str) -> list[str]:
+    return item_checks.target_name_mistakes(name) + paths.mistakes(declared)
 
 
 def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,4 +114,5 @@ class FilterModule:
             "plan_drift": drift.differences,
             "plan_report": report.report,
             "snapshot_work": snapshots.work,
+            "target_mistakes": target_mistakes,
         }
