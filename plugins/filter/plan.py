@@ -15,13 +15,16 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import (
     encryption,
     export,
     fio_jobs,
+    item_checks,
     lvol_stores,
     moves,
+    paths,
     planner,
     report,
     snapshots,
     steps,
     validate,
+    volumes,
 )
 
 
@@ -40,6 +43,17 @@ def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | N
     except validate.InvalidDisks as error:
         return error.errors
     return []
+
+
+def files_to_go(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, list[str]]:
+    try:
+        return volumes.files_to_go(disks, nodes, options)
+    except validate.InvalidDisks as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def target_mistakes(declared: dict[str, Any], name: str) -> list[str]:
+    return item_checks.target_name_mistakes(name) + paths.mistakes(declared)
 
 
 def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +102,7 @@ class FilterModule:
             "declared_nodes": declared_nodes,
             "disk_keys": encryption.with_keys,
             "export_disks": export_disks,
+            "files_to_go": files_to_go,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
             "lvol_stores": lvol_stores.work,
@@ -99,4 +114,5 @@ class FilterModule:
             "plan_drift": drift.differences,
             "plan_report": report.report,
             "snapshot_work": snapshots.work,
+            "target_mistakes": target_mistakes,
         }

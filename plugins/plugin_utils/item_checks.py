@@ -65,6 +65,17 @@ TARGET_NAME_LENGTH = 14
 """Leaves room for ``n`` and five digits of a namespace id in the serial."""
 
 
+def target_name_mistakes(name: str) -> list[str]:
+    """What is wrong with a storage target's name in the inventory, one sentence at most."""
+    if len(name) <= TARGET_NAME_LENGTH and NODE_PATTERN.fullmatch(name):
+        return []
+    return [
+        f"the serial of a disk is '<storage target>n<namespace>' and has {SERIAL_LENGTH} characters: wanted a name of "
+        f"at most {TARGET_NAME_LENGTH} letters, digits, '.', '_' and '-' in the inventory, got {name!r}, which has "
+        f"{len(name)}. Its address goes into ansible_host"
+    ]
+
+
 class Item:
     """The checks of one item; every mistake goes to ``errors``, naming the item by index and name."""
 
@@ -336,12 +347,9 @@ class Item:
         if name is None:
             return None
         declared = self.nodes["targets"][name]
-        if len(name) > TARGET_NAME_LENGTH or not NODE_PATTERN.fullmatch(name):
-            self.wrong(
-                f"target {name!r}: the disk's serial is '<target>n<namespace>' and has {SERIAL_LENGTH} characters, so "
-                f"the name wants at most {TARGET_NAME_LENGTH} of letters, digits, '.', '_', '-', but has {len(name)}. "
-                "Rename it in the inventory."
-            )
+        mistakes = target_name_mistakes(name)
+        if mistakes:
+            self.wrong(f"target: {mistakes[0]}.")
             return None
         if not declared.get("address"):
             self.wrong(

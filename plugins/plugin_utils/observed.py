@@ -8,7 +8,8 @@
 
     {"st1":   {"bdevs": bdev_get_bdevs, "subsystems": nvmf_get_subsystems, "transports": nvmf_get_transports,
                "lvol_stores": bdev_lvol_get_lvstores (of a target that declares some),
-               "listeners": nvmf_subsystem_get_listeners by NQN (of one that declares several paths)},
+               "listeners": nvmf_subsystem_get_listeners by NQN (of one that declares several paths),
+               "files": those of volumes.files_to_go that are there},
      "ipu1":  {"nvme_controllers": bdev_nvme_get_controllers, "bdevs": bdev_get_bdevs,
                "vhost_controllers": vhost_get_controllers, of an IPU that shows NVMe disks "subsystems" or
                "nbd_disks": nbd_get_disks, too},
@@ -43,6 +44,8 @@ class Target:
     """As ``_lvols.describe`` returns them."""
     listeners: dict[str, list[dict[str, Any]]]
     """Of the subsystems that may report ANA."""
+    files: set[str]
+    """Of disks that are to be absent."""
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Target:
@@ -55,6 +58,7 @@ class Target:
                 for store in _lvols.describe({"stores": state.get("lvol_stores", []), "bdevs": state["bdevs"]})
             },
             state.get("listeners") or {},
+            set(state.get("files") or []),
         )
 
     def ways(self, nqn: str) -> dict[tuple[str, str], str | None]:

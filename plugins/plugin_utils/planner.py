@@ -201,7 +201,7 @@ class _Planner:
         return [
             step
             for step in self.steps
-            if step.stage in ("bdevs", "lvols") and step.node == disk.target and step.name == disk.bdev
+            if step.stage in ("bdevs", "lvols") and step.node == disk.target and step.name in (disk.bdev, disk.filename)
         ]
 
     def _expose(self, disk: Disk, nsid: int) -> None:
@@ -473,8 +473,8 @@ class _Planner:
                     f"its volume is namespace {nsid} of {nqn}, and the state of that IPU is unknown; it is left alone.",
                 )
             self._release(disk, nqn, nsid)
-        if volume is not None and not self._of_volume(disk):
-            self.steps.append(volumes.destroy(disk))
+        if not self._of_volume(disk):
+            self.steps += volumes.destroy(disk, volume, self.sides)
         result.update(volume=False, nsid=None, serial=None)
 
     def _shut_out(self, disk: Disk, result: dict[str, Any]) -> None:

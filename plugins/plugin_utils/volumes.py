@@ -14,6 +14,7 @@ from ansible_collections.ipdk.storage.plugins.module_utils._checks import human
 from ansible_collections.ipdk.storage.plugins.plugin_utils import capacity, items
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import Refused, Step
+from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import validate
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import BACKINGS, Disk, human_size
 
 MIB = 1 << 20
@@ -161,19 +162,39 @@ def _refuse_clone(disk: Disk, size: int, sides: Sides) -> None:
         )
 
 
-def destroy(disk: Disk) -> Step:
-    """What destroys the volume, which is there."""
+def destroy(disk: Disk, volume: dict[str, Any] | None, sides: Sides) -> list[Step]:
+    """What destroys the volume, and its file; the file alone where the bdev is gone."""
+    if volume is None and not _is_left(disk, sides):
+        return []
     detail = f"{disk.backing}, its data is lost"
     arguments: dict[str, Any] = {"name": disk.name, "state": "absent"}
     if disk.store:
         arguments["store"] = disk.store
-        return Step(
-            "lvols", disk.target, "destroy", "lvol", disk.bdev, disk.owner, detail, arguments, needs=disk.sharers
-        )
-    arguments["type"] = disk.backing
-    if disk.filename:
-        arguments["filename"] = disk.filename
-    return Step("bdevs", disk.target, "destroy", "bdev", disk.name, disk.owner, detail, arguments, needs=disk.sharers)
+        stage, kind, name = "lvols", "lvol", disk.bdev
+    else:
+        arguments["type"] = disk.backing
+        if disk.filename:
+            arguments["filename"] = disk.filename
+        stage, kind, name = "bdevs", "bdev" if volume else "file", disk.name if volume else str(disk.filename)
+    return [Step(stage, disk.target, "destroy", kind, name, disk.owner, detail, arguments, needs=disk.sharers)]
+
+
+def files_to_go(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, list[str]]:
+    """By storage target, the files that are to go with their disks, whether they are there or not.
+
+    Somebody has to look for them there: of a file whose bdev is gone SPDK knows nothing. Raises InvalidDisks.
+    """
+    files: dict[str, list[str]] = {}
+    for disk in validate(disks, nodes, options):
+        if disk.state == "absent" and disk.filename:
+            files.setdefault(disk.target, []).append(disk.filename)
+    return files
+
+
+def _is_left(disk: Disk, sides: Sides) -> bool:
+    """The disk's file is there without its bdev, and no other bdev is on it."""
+    target = sides.targets[disk.target]
+    return disk.filename in target.files - {aio_file(bdev) for bdev in target.bdevs.values()}
 
 
 def _size(bdev: dict[str, Any]) -> int:

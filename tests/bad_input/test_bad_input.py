@@ -181,6 +181,17 @@ def test_bad_input(row: dict[str, Any], nodes: Nodes, request: pytest.FixtureReq
     assert (nodes.files() != before) == ("changes" in row), nodes.files() ^ before
 
 
+def test_no_row_has_a_key_twice() -> None:
+    """Not even one that it takes from another row: Ansible, whose tools read the table, warns of that."""
+    read = "import sys; from ansible.parsing.dataloader import DataLoader; DataLoader().load_from_file(sys.argv[1])"
+    environment = {**os.environ, "ANSIBLE_DUPLICATE_YAML_DICT_KEY": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", read, str(ROOT / "tests" / "bad_input.yml")],
+        env=environment, text=True, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_both_nodes_are_asked_about_a_good_list(nodes: Nodes) -> None:
     """What no row makes the relays count, they do count where the list is right."""
     nodes.start({})

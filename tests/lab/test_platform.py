@@ -21,10 +21,14 @@ from support.registry import IMAGE_ID
 
 ROOT = Path(__file__).resolve().parents[2]
 
-OWN_DIRECTORIES = ("/run", "/etc/docker", "/var/lib/docker", "/var/log")
-"""Of the machine within: empty at its start, gone at its end."""
+OWN_DIRECTORIES = ("/run", "/opt", "/etc/docker", "/var/lib/docker", "/var/log")
+"""Of the machine within: empty at its start, gone at its end. So is its /etc, which begins as a copy."""
 FIRST_PROCESS = """
-import fcntl, signal, socket, struct, subprocess, sys
+import fcntl, signal, socket, struct, subprocess, sys, tempfile
+with tempfile.TemporaryDirectory() as place:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    subprocess.run(["cp", "-a", "/etc/.", place], check=True)
+    subprocess.run(["mount", "--move", place, "/etc"], check=True)
 for path in sys.argv[1:]:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path], check=True)
 with socket.socket() as lo:  # up: IFF_UP | IFF_RUNNING
@@ -208,3 +212,39 @@ def test_where_the_base_image_comes_from_and_the_way_back(machine: Machine) -> N
     assert machine.run("sh", "-c", "ls /run/docker.sock /run/docker.pid 2>/dev/null || echo gone") == "gone"
     assert not state.exists()
     machine.change(platform_state="absent")
+
+
+def test_the_way_back_takes_the_account_that_it_made_and_no_other(machine: Machine) -> None:
+    account = ("sh", "-c", "getent passwd ipdk; getent group ipdk; true")
+    for path in ("/opt/ipdk/venv/bin", "/opt/ipdk/sma/26.5-0", "/opt/ipdk/node", "/opt/users"):
+        machine.run("mkdir", "-p", path)
+    machine.change(ipdk_runtime="systemd")
+    assert "changed=0" in machine.change(ipdk_runtime="systemd")
+    passwd, group = machine.run(*account).splitlines()
+    assert passwd.split(":")[2:4] == ["64020", "64020"] and group.split(":")[2] == "64020"
+
+    # Another inventory's service, with directories of its own, has no socket that would tell.
+    service = "echo $$; exec setpriv --reuid=64020 --regid=64020 --clear-groups sleep 600"
+    with subprocess.Popen([*machine.enter, "sh", "-c", service], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        number = other.stdout.readline().strip()
+        said = machine.change(platform_state="absent")
+        assert "the account ipdk and the programs in /opt/ipdk/venv and /opt/ipdk/sma stay, for they are in use" in said
+        assert "(sleep). Run this again when that is gone." in said
+        machine.run("kill", number)
+    assert machine.run(*account) == f"{passwd}\n{group}"
+    assert set(machine.run("ls", "/opt/ipdk").split()) == {"venv", "sma"}
+
+    machine.change(platform_state="absent")
+    assert machine.run(*account) == ""
+    assert machine.run("ls", "/opt") == "users"
+    assert not (machine.directory / "state").exists()
+    assert "changed=0" in machine.change(platform_state="absent")
+
+    # One that was there before is somebody else's.
+    machine.run("groupadd", "--gid", "64020", "ipdk")
+    machine.run("useradd", "--uid", "64020", "--gid", "64020", "--no-create-home", "ipdk")
+    machine.change(ipdk_runtime="systemd")
+    before = machine.run(*account)
+    assert "the account ipdk was there before this role, and stays." in machine.change(platform_state="absent")
+    assert machine.run(*account) == before

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client
 from support.small_lab import docker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,11 @@ class Target:
         status, output = self.run(**variables)
         assert status != 0, output[-4000:]
         return output
+
+    def call(self, method: str, **params: Any) -> Any:
+        """The answer of its SPDK to a method."""
+        with Client(str(self.directory / "run" / NODE / "spdk" / "spdk.sock")) as client:
+            return client.call(method, params)
 
     def answer(self) -> str:
         """The version that SPDK tells, as soon as it does."""
@@ -186,6 +192,32 @@ def test_a_program_without_its_libraries_leaves_alone_what_runs(target: Target) 
     assert "these shared libraries are missing: libspdk_gone.so.1. Let spdk_packages name the Debian packages" in said
     assert (docker("inspect", "--format", "{{.State.StartedAt}}", CONTAINER), target.link.readlink()) == before
     assert target.answer().startswith("SPDK v")
+
+
+def test_a_run_empties_no_volume_in_memory_without_leave(target: Target) -> None:
+    target.deploy()
+    target.call("bdev_malloc_create", name="held", num_blocks=2048, block_size=512)
+    declaration = target.directory / "state" / NODE / "declaration.json"
+
+    def all_that_runs() -> tuple[Any, ...]:
+        started = docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", CONTAINER)
+        return started, target.link.readlink(), declaration.read_text(encoding="utf-8"), target.call("bdev_get_bdevs")
+
+    before = all_that_runs()
+    assert target.deploy() == 0, "what starts nothing anew needs no leave"
+    upgrade = {"ipdk_engine": "spdk", "spdk_prefix": target.build("E", target.link.readlink()), **PACKAGES}
+    for changed in ({"storage_target_queue_depth": 64}, {"storage_target_malloc_mib": 512}, upgrade):
+        said = target.refused(**changed)
+        assert f"{NODE}: this run has to start SPDK anew, and these malloc volumes would come back empty: held" in said
+        assert all_that_runs() == before
+
+    target.deploy(storage_target_queue_depth=64, ipdk_safe_mode=False)
+    assert docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", CONTAINER) != before[0]
+    assert '"max_queue_depth": 64' in declaration.read_text(encoding="utf-8")
+    target.call("bdev_malloc_create", name="held", num_blocks=2048, block_size=512)
+    docker("stop", CONTAINER)
+    target.deploy()
+    assert target.call("bdev_get_bdevs") == [], "what does not run has nothing to lose"
 
 
 def test_an_image_that_has_the_program_needs_no_installation(target: Target) -> None:

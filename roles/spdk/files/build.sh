@@ -1,7 +1,8 @@
 #!/bin/sh
 # Build SPDK in $WORK from $TREE, or from $URL at $TAG (which has to be $COMMIT), and install it as $DIRECTORY/$NAME. One
 # build of a kind at a time, from its first file to its last: who comes later waits and finds the work done. What it does
-# goes to $WORK.log, the phase to $WORK.phase; status.sh reads both.
+# goes to $WORK.log, the phase to $WORK.phase; status.sh reads both. Where it fails it prints the phase and the end of the
+# log: whoever builds next writes another one.
 #   INSTALL      the text of install.sh
 #   PROGRAMS     what is installed: names, separated by blanks
 #   KEEP         not empty: the tree that was built stays
@@ -19,6 +20,12 @@ for own in WORK DIRECTORY NAME INSTALL PROGRAMS KEEP TREE URL TAG COMMIT SUBMODU
 done
 
 phase() { echo "== $1"; echo "$1" >"$WORK.phase"; }
+
+failed() {
+    echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"
+    cat "$WORK.phase" >&3
+    tail -n 12 "$WORK.log" >&3
+}
 
 fetch() {
     rm -rf "$WORK"
@@ -65,7 +72,6 @@ configure() {
     IFS=$old
     export CC
     ./configure "--target-arch=$ARCH" "$@"
-    find lib module app dpdk/lib dpdk/drivers -name '*.c' 2>/dev/null | wc -l >"$WORK.objects" || true
 }
 
 mkdir -p "$(dirname "$WORK")"
@@ -76,8 +82,8 @@ if [ -f "$DIRECTORY/$NAME/VERSION" ]; then
     exit 0
 fi
 touch "$WORK.lock"
-exec >"$WORK.log" 2>&1
-trap '[ $? = 0 ] || echo "failed in $(cat "$WORK.phase")" >"$WORK.phase"' EXIT
+exec 3>&1 >"$WORK.log" 2>&1
+trap '[ $? = 0 ] || failed' EXIT
 
 if [ ! -f "$WORK/built" ]; then
     phase fetch
@@ -94,4 +100,4 @@ phase install
 sh -c "$INSTALL" install make "$DIRECTORY" "$NAME" "$PROGRAMS" "$WORK/build/lib:$WORK/dpdk/build/lib" "$WORK/build/bin"
 phase built
 cd /
-[ -n "$KEEP" ] || rm -rf "$WORK" "$WORK.objects"
+[ -n "$KEEP" ] || rm -rf "$WORK"

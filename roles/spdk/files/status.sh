@@ -13,9 +13,7 @@ if [ "$now" = built ]; then
     echo "built; $(tail -n 1 "$work.log" 2>/dev/null | cut -c 1-100)"
     exit 0
 fi
+# A count, no share: how many there will be is known to nobody before the submodules' own build systems have run.
 objects=$(find "$work" -name '*.o' 2>/dev/null | wc -l)
-all=$(cat "$work.objects" 2>/dev/null || echo 0)
-# The sources of what was not configured are counted, too: a bound, not a promise.
-percent=$([ "$all" -gt 0 ] && echo ", at least $((objects < all ? objects * 100 / all : 99)) %")
 elapsed=$(($(date +%s) - $(stat -c %Y "$work.lock" 2>/dev/null || date +%s)))
-echo "${now:-waiting}: $objects objects$percent, $elapsed s; $(tail -n 1 "$work.log" 2>/dev/null | cut -c 1-100)"
+echo "${now:-waiting}: $objects files compiled, $elapsed s; $(tail -n 1 "$work.log" 2>/dev/null | cut -c 1-100)"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
+from ansible_collections.ipdk.storage.plugins.plugin_utils import volumes
 from ansible_collections.ipdk.storage.plugins.plugin_utils.planner import plan
 from test_planner_declaration import Keeping
 from world import disk, nodes
@@ -89,6 +90,34 @@ def test_a_volume_comes_back_as_what_it_is_whatever_its_item_says(item: dict[str
 def test_the_file_that_goes_is_the_one_that_the_volume_is_on() -> None:
     planned = on_a_file().plan([aio(directory="/srv/other", state="absent")], safe_mode=False)
     assert planned["nodes"]["st1"]["files_absent"] == [FILE]
+
+
+def left(*files: str, also: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The plan for a disk that is to be absent, whose bdev is gone, where these files are there."""
+    keeping = Keeping(nodes())
+    keeping.run([also] if also else [])
+    for bdev in keeping.world.bdevs["st1"].values():
+        bdev["driver_specific"] = {"aio": {"filename": FILE}}
+    observed = seen(keeping)
+    observed["st1"]["files"] = list(files)
+    items = [aio(state="absent"), *([also] if also else [])]
+    return plan(items, keeping.world.inventory, observed, {"safe_mode": False})
+
+
+def test_the_file_of_an_absent_disk_goes_though_its_bdev_is_gone() -> None:
+    assert volumes.files_to_go([aio(state="absent"), aio("stays")], nodes(), {"safe_mode": False}) == {"st1": [FILE]}
+    planned = left(FILE)
+    assert planned["nodes"]["st1"] == {
+        "bdevs": [{"name": "vol00", "type": "aio", "filename": FILE, "state": "absent"}],
+        "files_absent": [FILE],
+    }
+    assert planned["summary"]["destroy"] == 1
+    assert any(f"destroy 1 file: {FILE}" in line for line in planned["text"]), planned["text"]
+
+
+def test_no_file_goes_that_is_not_there_or_has_another_bdev_on_it() -> None:
+    assert left()["steps"] == []
+    assert left(FILE, also=aio("other"))["steps"] == []
 
 
 def test_a_volume_of_another_backing_is_not_destroyed() -> None:

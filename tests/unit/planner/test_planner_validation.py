@@ -182,9 +182,9 @@ def test_target_and_host_may_be_left_out_only_where_there_is_one() -> None:
         ),
         (
             {"targets": {"storage-target-1": {"address": "198.18.0.1", "port": 4420}}},
-            r"wants at most 14 .* but has 16\.",
+            r"wanted a name of at most 14 .*, which has 16\.",
         ),
-        ({"targets": {"a b": {"address": "198.18.0.1", "port": 4420}}}, r"target 'a b': the disk's serial"),
+        ({"targets": {"a b": {"address": "198.18.0.1", "port": 4420}}}, r"target: the serial of a disk .* got 'a b'"),
         (
             {"ipus": {"i u": {"host_nqn": "x", "max_disks": 4}}, "hosts": {"host1": {"ipu": "i u"}}},
             r"IPU 'i u': the name becomes part of an NQN",

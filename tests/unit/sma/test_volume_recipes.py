@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.ipdk.storage.plugins.plugin_utils import virtual_disk
 from test_virtual_disks_role import ROOT, TEXT, Lab, lab
 
 from front_end import IN, OUT, FrontEnd, Ring  # isort: skip  (the path to it is made by the module above)
@@ -38,7 +39,7 @@ class Operator:
         lab.target.call("bdev_aio_create", name="Store-fast", filename=str(path), block_size=512)
         lab.target.call("bdev_lvol_create_lvstore", bdev_name="Store-fast", lvs_name="fast", cluster_sz=MIB)
 
-    def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, **more: Any) -> str:
+    def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, check: bool = False, **more: Any) -> str:
         variables = {"storage_target_lvol_stores": [STORE], "virtual_disks": list(disks), "virtual_disks_force": True}
         command = [
             Path(sys.executable).parent / "ansible-playbook",
@@ -47,7 +48,7 @@ class Operator:
             ROOT / "playbooks" / playbook,
         ]
         done = subprocess.run(
-            [*command, "--extra-vars", json.dumps({**variables, **more})],
+            [*command, *(["--check"] if check else []), "--extra-vars", json.dumps({**variables, **more})],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
             text=True,
@@ -134,3 +135,63 @@ def test_a_snapshot_is_cloned_and_each_goes_its_way(operator: Operator) -> None:
     assert operator.lab.target.call("bdev_lvol_get_lvols")[0]["is_thin_provisioned"] is False
     assert guest.do(IN, 0, room=len(TEXT)).data == TEXT[::-1]
     front_end.close()
+
+
+def attach_by_hand(operator: Operator, ipu: str, host_nqn: str) -> str:
+    """Give a disk vol00 with TEXT to an IPU that is not there, as a run would have; the NQN of its subsystem."""
+    path = operator.lab.state / "st1" / "volumes" / "vol00.img"
+    path.write_bytes(TEXT.ljust(MIB, b"\0"))
+    uuid, nqn = virtual_disk.volume_uuid("vol00", "st1"), virtual_disk.subsystem_nqn("st1", ipu)
+    call = operator.lab.target.call
+    call("bdev_aio_create", name="vol00", filename=str(path), block_size=512, uuid=uuid)
+    call("nvmf_create_subsystem", nqn=nqn, serial_number=virtual_disk.subsystem_serial(nqn))
+    call("nvmf_subsystem_add_host", nqn=nqn, host=host_nqn)
+    namespace = {"bdev_name": "vol00", "nsid": 1, "uuid": uuid, "nguid": uuid.replace("-", "")}
+    call("nvmf_subsystem_add_ns", nqn=nqn, namespace=namespace)
+    return nqn
+
+
+def test_a_disk_of_a_host_that_is_down_moves_by_force_and_that_is_no_failure(operator: Operator) -> None:
+    """The old IPU does not answer, and its host is unreachable."""
+    inventory = json.loads(operator.lab.inventory.read_text())
+    groups = inventory["all"]["children"]
+    old_nqn = "nqn.2014-08.org.nvmexpress:uuid:5f0f6bd2-9b0c-5c68-9d5e-0d6f8a1f7c11"
+    groups["ipus"]["hosts"]["ipu0"] = {"spdk_rpc_socket": "/nowhere/spdk.sock", "ipu_host_nqn": old_nqn}
+    down = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_ssh_retries": 0}
+    groups["ipu_hosts"]["hosts"]["host0"] = {"host_ipu": "ipu0", "ipdk_host_access": "ssh", **down}
+    operator.lab.inventory.write_text(json.dumps(inventory))
+    nqn = attach_by_hand(operator, "ipu0", old_nqn)
+    disk = {"name": "vol00", "size": "1MiB", "backing": {"type": "aio"}, "host": "host0"}
+    move = {"move_disks": ["vol00"], "move_to": "host1"}
+
+    def door() -> dict[str, Any]:
+        subsystems = operator.lab.target.call("nvmf_get_subsystems")
+        return next(subsystem for subsystem in subsystems if subsystem["nqn"] == nqn)
+
+    before = door()
+    said = operator.run("recipes/move.yml", disk, ends=4, **{**move, "virtual_disks_force": False})
+    assert "still belongs to the IPU ipu0, whose state is unknown" in said and door() == before
+    said = operator.run("recipes/move.yml", disk, ends=2, **{**move, "move_to": "host0"})
+    assert "Nothing is changed. vol00: the state of the IPU ipu0 is unknown" in said and door() == before
+
+    said = operator.run("recipes/move.yml", disk, **move)
+    for node in ("ipu0", "host0"):
+        assert f"WARNING: {node} could not be reached, and nothing was done there: " in said
+    assert (door()["hosts"], door()["namespaces"]) == ([], [])
+    front_end, guest = operator.guest()
+    assert guest.do(IN, 0, room=len(TEXT)).data == TEXT
+    front_end.close()
+
+
+def test_the_file_of_an_absent_disk_goes_though_its_bdev_is_gone(operator: Operator) -> None:
+    """As where an operator has removed the bdev by hand, or a run was ended between the two."""
+    directory = operator.lab.state / "st1" / "volumes"
+    for name in ("left.img", "other.img"):
+        (directory / name).write_bytes(bytes(4096))
+    disk = {"name": "left", "size": "1MiB", "backing": {"type": "aio"}, "state": "absent"}
+    said = operator.run("disks.yml", disk, check=True, ipdk_safe_mode=False)
+    assert f"st1: destroy 1 file: {directory}/left.img" in said and changed(said)
+    assert (directory / "left.img").exists()
+    assert changed(operator.run("disks.yml", disk, ipdk_safe_mode=False))
+    assert sorted(path.name for path in directory.iterdir()) == ["fast.lvs", "other.img"]
+    assert not changed(operator.run("disks.yml", disk, ipdk_safe_mode=False))

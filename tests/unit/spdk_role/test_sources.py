@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import fake_spdk
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
+FILES = ROOT / "roles" / "spdk" / "files"
 PLAY = """
 - hosts: all
   gather_facts: false
@@ -89,7 +91,7 @@ def test_git_builds_once_and_keeps_versions_side_by_side(tmp_path: Path) -> None
     done, new = from_git(tmp_path, "26.05", commits["26.05"], spdk_configure_options=["--with-vhost", "--with-x=a b"])
     assert done.returncode == 0, done.stdout
     assert new["version"] == "26.05"
-    assert re.search(r'"msg": "26\.05-[0-9a-f]{8}: [a-z]+(: \d+ objects|; == built)', done.stdout)
+    assert re.search(r'"msg": "26\.05-[0-9a-f]{8}: [a-z]+(: \d+ files compiled|; == built)', done.stdout)
     program = (Path(new["path"]) / "bin" / "spdk_tgt").read_text(encoding="utf-8").splitlines()
     assert program[2:5] == ["# --target-arch=native", "# --with-vhost", "# --with-x=a b"]
 
@@ -187,29 +189,81 @@ def test_two_nodes_of_a_machine_build_once(tmp_path: Path) -> None:
     assert builds(tmp_path) == 1
 
 
-def test_who_waited_for_a_build_finds_it_installed(tmp_path: Path) -> None:
-    """The one that is second in the queue, with the tree of the first one gone."""
+def test_each_of_two_nodes_that_fail_to_build_tells_its_own_log(tmp_path: Path) -> None:
+    """The second one builds, in the same place, while the first one is asked what went wrong."""
     fake_spdk.make(tmp_path / "fake")
-    files = ROOT / "roles" / "spdk" / "files"
-    environment = {
+    tree = tmp_path / "fake" / "spdk"
+    tries = tmp_path / "tries"
+    text = f"all:\n\t@echo try >>{tries}; echo attempt $$(wc -l <{tries}) fails; false\n"
+    (tree / "Makefile").write_text(text, encoding="utf-8")
+    done, _unused = play(tmp_path, ["find", "install"], ["a", "b"], spdk_git_tree=str(tree))
+    assert done.returncode == 2
+    line = r'"msg": "([ab]): the build failed in compile; it ends with: [^"]*?attempt (\d) fails'
+    told = re.findall(line, done.stdout)
+    assert sorted(node for node, _unused in told) == ["a", "b"], done.stdout
+    assert sorted(attempt for _unused, attempt in told) == ["1", "2"], done.stdout
+
+
+def test_a_build_that_takes_too_long_is_told_as_such(tmp_path: Path) -> None:
+    fake_spdk.make(tmp_path / "fake")
+    tree = tmp_path / "fake" / "spdk"
+    (tree / "Makefile").write_text("all:\n\t@sleep 300\n", encoding="utf-8")
+    done, _unused = install(tmp_path, spdk_git_tree=str(tree), spdk_build_timeout=3)
+    assert done.returncode == 2
+    assert "localhost: the build was ended; it ends with: Timeout exceeded. The log of the last " in done.stdout
+    assert "It may last spdk_build_timeout, 3 s." in done.stdout
+
+
+def build_environment(directory: Path) -> dict[str, str]:
+    """What build.sh is told: to build the repository of fake_spdk in ``directory``/work."""
+    return {
         **os.environ,
-        "WORK": str(tmp_path / "work"),
-        "DIRECTORY": str(tmp_path / "installed"),
+        "WORK": str(directory / "work"),
+        "DIRECTORY": str(directory / "installed"),
         "NAME": "26.05-given",
-        "INSTALL": (files / "install.sh").read_text(encoding="utf-8"),
+        "INSTALL": (FILES / "install.sh").read_text(encoding="utf-8"),
         "PROGRAMS": "spdk_tgt nvmf_tgt",
-        "TREE": str(tmp_path / "fake" / "spdk"),
+        "TREE": str(directory / "fake" / "spdk"),
         "OPTIONS": "--with-vhost",
         "ARCH": "native",
         "JOBS": "1",
         "CC": "gcc",
         "KEEP": "",
     }
+
+
+def test_a_build_says_what_it_has_compiled_and_no_share_of_what_it_will_not(tmp_path: Path) -> None:
+    """Most of the sources, DPDK's drivers above all, are of what is not built."""
+    fake_spdk.make(tmp_path / "fake")
+    tree = tmp_path / "fake" / "spdk"
+    drivers = tree / "dpdk" / "drivers"
+    drivers.mkdir()
+    for number in range(50):
+        (drivers / f"driver{number}.c").write_text("int driver;\n", encoding="utf-8")
+    makefile = (tree / "Makefile").read_text(encoding="utf-8")
+    wait = f"\t@echo half; until [ -e {tmp_path}/go ]; do sleep 0.1; done\n"
+    (tree / "Makefile").write_text(makefile.replace("two.o\n", "two.o\n" + wait, 1), encoding="utf-8")
+    with subprocess.Popen(["sh", str(FILES / "build.sh")], env=build_environment(tmp_path)) as build:
+        try:
+            while not (log := tmp_path / "work.log").exists() or "half" not in log.read_text(encoding="utf-8").split():
+                assert build.poll() is None
+                time.sleep(0.1)
+            said = subprocess.check_output(["sh", str(FILES / "status.sh"), str(tmp_path / "work"), "1"], text=True)
+        finally:
+            (tmp_path / "go").touch()
+    assert re.fullmatch(r"compile: 2 files compiled, \d+ s; half\n", said)
+    assert build.returncode == 0
+
+
+def test_who_waited_for_a_build_finds_it_installed(tmp_path: Path) -> None:
+    """The one that is second in the queue, with the tree of the first one gone."""
+    fake_spdk.make(tmp_path / "fake")
+    environment = build_environment(tmp_path)
     with subprocess.Popen(["flock", str(tmp_path / "work.lock"), "sh", "-c", "echo held; read line"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:  # fmt: skip
         assert holder.stdout is not None and holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
-        queue = [subprocess.Popen(["sh", str(files / "build.sh")], env=environment) for _unused in range(2)]
+        queue = [subprocess.Popen(["sh", str(FILES / "build.sh")], env=environment) for _unused in range(2)]
         holder.stdin.write("\n")
     assert [process.wait(60) for process in queue] == [0, 0], (tmp_path / "work.log").read_text(encoding="utf-8")
     assert builds(tmp_path) == 1
