@@ -76,3 +76,15 @@ def test_ready_waits_for_sma(vendor_sma: Sma) -> None:
     assert f"no SMA answers on {vendor_sma.address} within 0.5 s" in late.stderr
     vendor_sma.start(wait=False)
     assert ready(vendor_sma, 30).returncode == 0
+
+
+def test_it_ends_at_once_whatever_python_would_wait_for(
+    make_sma: Callable[..., Sma], tmp_path: Path, qemu: FakeQemu, spdk: FakeSpdk
+) -> None:
+    """grpcio's server may wait for ever at the end of Python; here it is a plugin that does."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "lingering.py").write_text("import atexit, time\n\natexit.register(time.sleep, 600)\n")
+    sma = make_sma(spdk.path, qemu.port, plugins=["lingering"], packages=packages)
+    sma.start()
+    sma.stop()  # it waits for the process, not for ever

@@ -87,6 +87,16 @@ def quieten_rpc_client(rpc_socket: str) -> None:
     logger.addHandler = lambda handler: None  # type: ignore[method-assign]
 
 
+def leave() -> None:
+    """End at once, without Python's own end.
+
+    SPDK's SMA does not wait for its gRPC server to stop. When Python's end comes first, it stops the thread that would
+    see that, and the server's destructor waits for it for ever.
+    """
+    logging.shutdown()
+    os._exit(0)
+
+
 def main() -> None:
     """Command line, see the module's text."""
     parser = argparse.ArgumentParser(prog="ipdk_sma", description="Start SPDK's Storage Management Agent")
@@ -106,6 +116,7 @@ def main() -> None:
         monitor.bring(arguments.monitor, configuration)
     sys.argv = ["spdk-sma", "--config", str(path)]
     spdk_sma.main()
+    leave()
 
 
 if __name__ == "__main__":
