@@ -65,7 +65,7 @@ class FollowedAction(LightAction):
         if started is None:
             return None
         directory = shlex.quote(started["directory"])
-        ask = f"kill -0 {started['pid']} 2>/dev/null || echo over; cat {directory}/result; echo; "
+        ask = f"kill -0 {started['pid']} 2>/dev/null || echo over; cat {directory}/result 2>/dev/null; echo; "
         ask += f"cat {directory}/progress 2>/dev/null; :"
         done = self._watch(ask, task_vars.get("inventory_hostname", ""))
         self._low_level_execute_command(f"rm -rf {directory}")
@@ -88,7 +88,7 @@ class FollowedAction(LightAction):
             self._remove_tmp_path(self._connection._shell.tmpdir, force=True)
             return dict(started)  # it did not even begin
         results = shlex.quote(started["results_file"])
-        ask = f"cat {results}; echo; cat {shlex.quote(file)} 2>/dev/null; :"
+        ask = f"cat {results} 2>/dev/null; echo; cat {shlex.quote(file)} 2>/dev/null; :"
         self._watch(ask, task_vars.get("inventory_hostname", ""))
         job = {
             "jid": started["ansible_job_id"],
@@ -107,14 +107,15 @@ class FollowedAction(LightAction):
         """
         said, at = "", time.monotonic()
         while True:
-            lines = str(self._low_level_execute_command(ask)["stdout"]).split("\n")
+            # By ssh there is a terminal in between, which ends lines otherwise.
+            lines = [line.strip() for line in str(self._low_level_execute_command(ask)["stdout"]).split("\n")]
             over = lines[0] == "over"
-            state, told = (_read(line) for line in [*lines[over:], ""][:2])
+            state, told = (_read(line) for line in [*lines[over:], "", ""][:2])
             if "started" not in state or state.get("finished"):
                 return state
             if over:
                 return None
-            if told and time.monotonic() - at >= SAY_SECONDS:
+            if "total" in told and time.monotonic() - at >= SAY_SECONDS:
                 line = sentence(node, told)
                 if line != said:
                     display.display(line)

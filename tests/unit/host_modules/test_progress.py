@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils import _fio, _reconcile, _sysfs
 from ansible_collections.ipdk.storage.plugins.module_utils._progress import VARIABLE, Progress
-from ansible_collections.ipdk.storage.plugins.plugin_utils.followed import sentence
+from ansible_collections.ipdk.storage.plugins.plugin_utils import followed
+from ansible_collections.ipdk.storage.plugins.plugin_utils.followed import FollowedAction, sentence
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -151,6 +152,27 @@ def interpreter(tmp_path: Path, program: str) -> str:
     path.write_text(f'#!/bin/sh\nif [ "$1" = - ]; then {program}; else exec {sys.executable} "$@"; fi\n')
     path.chmod(0o755)
     return str(path)
+
+
+class _Asked(FollowedAction):
+    """A node whose shell answers with these texts, one after the other."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+
+    def _low_level_execute_command(self, _command: str, **_more: Any) -> dict[str, Any]:
+        return {"stdout": self.answers.pop(0)}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["local", "by a terminal, as ssh's"])
+def test_the_end_is_seen(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "ASK_SECONDS", 0)
+    monkeypatch.setattr(followed, "SAY_SECONDS", 0)
+    at_work, told = '{"started": 1}', '{"what": "jobs", "done": 0, "total": 1, "name": "a", "rate": "1/s"}'
+    first = [f"{at_work}{end}", f"{at_work}{end}{told}"]
+    assert _Asked(*first, f'{{"jobs": 1}}{end}{told}')._watch("ask", "host1") == {"jobs": 1}
+    assert _Asked(*first, f'over{end}{{"jobs": 1}}{end}{told}')._watch("ask", "host1") == {"jobs": 1}
+    assert _Asked(*first, f"over{end}{at_work}{end}{told}")._watch("ask", "host1") is None
 
 
 def test_check_mode_runs_nothing_in_the_background(tmp_path: Path) -> None:
