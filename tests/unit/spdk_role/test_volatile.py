@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,9 +25,9 @@ esac
 
 
 class Node:
-    """A storage target whose SPDK listens at ``socket``."""
+    """A storage target whose SPDK listens at ``rpc_socket``."""
 
-    def __init__(self, directory: Path, socket: str) -> None:
+    def __init__(self, directory: Path, rpc_socket: str) -> None:
         self.directory = directory
         self.link = directory / "state" / "st1" / "spdk"
         (directory / "installed" / "one").mkdir(parents=True)
@@ -49,7 +50,7 @@ class Node:
             "ipdk_run_dir": str(directory / "run"),
             "ipdk_state_dir": str(directory / "state"),
             "spdk_runtime": "systemd",
-            "spdk_rpc_socket": socket,
+            "spdk_rpc_socket": rpc_socket,
             "spdk_command_line": ["/bin/true"],
             "spdk_process_memory": "512m",
             "spdk_startup": [],
@@ -104,7 +105,19 @@ def test_a_restart_that_would_empty_a_volume_is_refused_and_nothing_is_done(node
     assert not re.search(r"^(re)?(start|load|enable|stop)", asked, re.MULTILINE), asked
 
 
-def test_what_does_not_answer_has_nothing_to_lose(node: Node) -> None:
+def test_what_listens_and_does_not_answer_may_have_something_to_lose(node: Node) -> None:
+    path = node.directory / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        node.given |= {"spdk_rpc_socket": str(path), "spdk_rpc_timeout": 1}
+        status, printed = node.look("another")
+    assert status == 2
+    assert "no answer to bdev_get_bdevs within 1 s; it may still be carried out. Nothing was changed." in printed
+    assert not (node.directory / "asked").exists()
+
+
+def test_where_nobody_listens_there_is_nothing_to_lose(node: Node) -> None:
     node.given["spdk_rpc_socket"] = str(node.directory / "nobody.sock")
     assert node.look("another")[0] == 0
     assert not (node.directory / "asked").exists()
