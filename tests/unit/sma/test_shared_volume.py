@@ -20,7 +20,7 @@ import pytest
 import yaml
 from sma_fakes import FakeQemu, FakeSpdk
 from support.spdk import CallFailed, Spdk
-from test_virtual_disks_role import NODE, ROOT, TEXT, Lab
+from test_virtual_disks_role import NODE, TEXT, Lab
 
 from front_end import GET_ID, IN, OUT, FrontEnd, Ring  # isort: skip  (the path to it is made by the module above)
 
@@ -55,22 +55,7 @@ class Two(Lab):
         self.guests: dict[tuple[str, int], tuple[FrontEnd, Ring]] = {}
 
     def play(self, playbook: str, *disks: dict[str, Any], ends: int = 0, **more: Any) -> str:
-        variables = {"virtual_disks": list(disks), "virtual_disks_force": True, **more}
-        command = [
-            Path(sys.executable).parent / "ansible-playbook",
-            "-i",
-            self.inventory,
-            ROOT / "playbooks" / playbook,
-        ]
-        done = subprocess.run(
-            [*command, "--extra-vars", json.dumps(variables)],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=300,
-        )
+        done = self.run_playbook(playbook, list(disks), **more)
         assert done.returncode == ends, (done.stdout + done.stderr)[-8000:]
         return done.stdout
 

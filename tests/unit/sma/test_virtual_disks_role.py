@@ -88,13 +88,19 @@ class Lab:
         self.variables = directory / "disks.yml"
         self.front_end: FrontEnd | None = None
 
+    def run_playbook(
+        self, playbook: str, disks: list[dict[str, Any]], *options: str, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a playbook with these virtual disks, and ``more`` variables; none of them is on the command line."""
+        self.variables.write_text(json.dumps({"virtual_disks": disks, "virtual_disks_force": True, **more}))
+        command = [Path(sys.executable).parent / "ansible-playbook", *options, "-i", self.inventory]
+        command += [ROOT / "playbooks" / playbook, "--extra-vars", f"@{self.variables}"]
+        env = {**os.environ, "ANSIBLE_FORCE_COLOR": "0"}
+        return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=300)
+
     def converge(self, ok: bool = True, **disk: Any) -> str:
         """What disks.yml says about the disk, as talkative as can be."""
-        self.variables.write_text(json.dumps({"virtual_disks": [{**DISK, **disk}], "virtual_disks_force": True}))
-        command = [Path(sys.executable).parent / "ansible-playbook", "-vvv", "--diff", "-i", self.inventory]
-        command += [ROOT / "playbooks" / "disks.yml", "--extra-vars", f"@{self.variables}"]
-        env = {**os.environ, "ANSIBLE_FORCE_COLOR": "0"}
-        done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, check=False, timeout=300)
+        done = self.run_playbook("disks.yml", [{**DISK, **disk}], "-vvv", "--diff")
         said = done.stdout + done.stderr
         assert (done.returncode == 0) is ok, said[-8000:]
         assert not keys_in(said)

@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import virtual_disk
-from test_virtual_disks_role import ROOT, TEXT, Lab, lab
+from test_virtual_disks_role import TEXT, Lab, lab
 
 from front_end import IN, OUT, FrontEnd, Ring  # isort: skip  (the path to it is made by the module above)
 
@@ -40,22 +37,8 @@ class Operator:
         lab.target.call("bdev_lvol_create_lvstore", bdev_name="Store-fast", lvs_name="fast", cluster_sz=MIB)
 
     def run(self, playbook: str, *disks: dict[str, Any], ends: int = 0, check: bool = False, **more: Any) -> str:
-        variables = {"storage_target_lvol_stores": [STORE], "virtual_disks": list(disks), "virtual_disks_force": True}
-        command = [
-            Path(sys.executable).parent / "ansible-playbook",
-            "-i",
-            self.lab.inventory,
-            ROOT / "playbooks" / playbook,
-        ]
-        done = subprocess.run(
-            [*command, *(["--check"] if check else []), "--extra-vars", json.dumps({**variables, **more})],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0"},
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=300,
-        )
+        more = {"storage_target_lvol_stores": [STORE], **more}
+        done = self.lab.run_playbook(playbook, list(disks), *(["--check"] if check else []), **more)
         assert done.returncode == ends, (done.stdout + done.stderr)[-8000:]
         return done.stdout
 
