@@ -17,6 +17,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+LAB_DIRECTORY = "{{ ipdk_state_dir | default('/var/lib/ipdk') }}/lab-{{ ipdk_lab_name }}"
+"""ipdk_lab_dir of the role names, which a connection's variables cannot see."""
 LAB_NETWORKS = ipaddress.IPv4Network("198.18.0.0/15")
 """RFC 2544: set aside for tests of networks, so a lab never covers an address that somebody needs."""
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,30}")
@@ -164,9 +166,9 @@ def _host_variables(options: Mapping[str, Any]) -> Variables:
             ansible_host="{{ host_address }}",
             ansible_user="root",
             ansible_python_interpreter="/usr/bin/python3",
-            ansible_ssh_private_key_file="/var/lib/ipdk/lab-{{ ipdk_lab_name }}/id_ed25519",
+            ansible_ssh_private_key_file=f"{LAB_DIRECTORY}/id_ed25519",
             ansible_ssh_common_args=(
-                "-o UserKnownHostsFile=/var/lib/ipdk/lab-{{ ipdk_lab_name }}/known_hosts "
+                f"-o UserKnownHostsFile={LAB_DIRECTORY}/known_hosts "
                 "-o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o IdentitiesOnly=yes"
             ),
             # A connection that breaks before anything was done is opened again.

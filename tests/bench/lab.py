@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,26 @@ from typing import Any
 from support.rpc_relay import RpcRelay
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_DIR = Path("/run/ipdk")
-INVENTORY = "inventories/simulation"
+RUN_DIR = Path("/run/ipdk-test")
+INVENTORIES = ("inventories/simulation", "molecule/inventory")
+"""The lab of the scenarios: one of the tests' own."""
 DISKS = 64
 COUNTED = {"spdk_rpc_socket": "{{ ipdk_node_run_dir }}/spdk/counted.sock"}
 """Variables with which modules go through :meth:`Lab.relay`."""
-SSH_KEY = "/var/lib/ipdk/lab-ipdk/id_ed25519"
-KNOWN_HOSTS = "/var/lib/ipdk/lab-ipdk/known_hosts"
+SSH_KEY = "/var/lib/ipdk-test/lab-ipdk-test/id_ed25519"
+KNOWN_HOSTS = "/var/lib/ipdk-test/lab-ipdk-test/known_hosts"
 
 
 class Lab:
-    """The lab of an inventory. ``engine``: variables of every playbook that say which SPDK it runs."""
+    """The lab of some inventories. ``engine``: variables of every playbook that say which SPDK it runs."""
 
-    def __init__(self, engine: Mapping[str, Any], inventory: str = INVENTORY) -> None:
+    def __init__(self, engine: Mapping[str, Any], inventories: Sequence[str] = INVENTORIES) -> None:
         self.engine = dict(engine)
-        self.inventory = inventory
+        self.inventories = [word for inventory in inventories for word in ("-i", inventory)]
 
     def set_up(self) -> None:
+        """Make it anew: a run that was interrupted leaves its lab, with disks in it."""
+        self.tear_down()
         self.playbook("playbooks/lab.yml", "playbooks/deploy.yml")
 
     def tear_down(self) -> None:
@@ -45,7 +48,7 @@ class Lab:
 
         ``process_seconds``: of a command task, what its process took.
         """
-        command = ["ansible-playbook", "-i", self.inventory, *names]
+        command = ["ansible-playbook", *self.inventories, *names]
         if self.engine or variables:
             command += ["--extra-vars", json.dumps({**self.engine, **(variables or {})})]
         env = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"} if events else dict(os.environ)
@@ -89,7 +92,7 @@ class Lab:
 
     def guest_command(self, command: str) -> list[str]:
         options = ["-i", SSH_KEY, "-o", f"UserKnownHostsFile={KNOWN_HOSTS}", "-o", "BatchMode=yes"]
-        return ["ssh", *options, "root@198.18.0.30", command]
+        return ["ssh", *options, "root@198.18.5.30", command]
 
 
 def virtual_disks(state: str, but_last: str = "") -> dict[str, Any]:

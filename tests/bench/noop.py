@@ -44,7 +44,7 @@ def measure(report: Report, lab: Lab) -> None:
 
 
 def measure_whole(report: Report, lab: Lab) -> None:
-    ping = ["ansible", "-i", lab.inventory, "storage_targets:ipus:ipu_hosts", "-m", "ansible.builtin.ping"]
+    ping = ["ansible", *lab.inventories, "storage_targets:ipus:ipu_hosts", "-m", "ansible.builtin.ping"]
     ours, theirs = [], []
     for _unused in range(ROUNDS):
         ours.append(seconds(lambda: lab.disks("attached")))

@@ -9,18 +9,18 @@ from .lab import DISKS, Lab, seconds
 from .report import Pairs, Report
 
 ROUNDS = 3
-INVENTORY = "inventories/multi"
-NODES = {"host1": "st1", "host2": "st2"}
+INVENTORIES = ("tests/bench/two_ipus.ipdk.yml",)
+NODES = {"bhost1": "bst1", "bhost2": "bst2"}
 """The hosts, each behind an IPU of its own, and the storage targets of their disks."""
 
 
 def measure(report: Report) -> None:
     """In a lab of its own, which is made and removed here."""
-    lab = Lab({}, INVENTORY)
+    lab = Lab({}, INVENTORIES)
     lab.set_up()
     one, two = [], []
     for _unused in range(ROUNDS):
-        for hosts, times in ((["host1"], one), (list(NODES), two)):
+        for hosts, times in ((["bhost1"], one), (list(NODES), two)):
             times.append(seconds(lambda hosts=hosts: converge(lab, hosts, "attached")))
             converge(lab, hosts, "absent")
     lab.tear_down()
