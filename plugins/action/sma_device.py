@@ -12,3 +12,4 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.followed import Follo
 
 class ActionModule(FollowedAction):
     module = sma_device
+    isolation = "-I"  # it needs grpcio

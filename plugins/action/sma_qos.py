@@ -12,3 +12,4 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.light import LightAct
 
 class ActionModule(LightAction):
     module = sma_qos
+    isolation = "-I"  # it needs grpcio

@@ -6,67 +6,68 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.ipdk.storage.plugins.plugin_utils import (
-    drift,
-    encryption,
-    export,
-    fio_jobs,
-    item_checks,
-    lvol_stores,
-    moves,
-    paths,
-    planner,
-    report,
-    snapshots,
-    steps,
-    validate,
-    volumes,
-)
+
+
+def _util(name: str) -> Any:
+    """A module of plugin_utils, not read before a filter needs it.
+
+    Ansible reads every filter file of a collection to find one filter, in each task's process anew, and keeps no
+    compiled code of it.
+    """
+    return importlib.import_module(f"ansible_collections.ipdk.storage.plugins.plugin_utils.{name}")
+
+
+def _of(module: str, function: str) -> Callable[..., Any]:
+    def call(*arguments: Any, **more: Any) -> Any:
+        return getattr(_util(module), function)(*arguments, **more)
+
+    return call
 
 
 def plan(
     disks: Any, nodes: dict[str, Any], observed: dict[str, Any], options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     try:
-        return planner.plan(disks, nodes, observed, options)
-    except validate.InvalidDisks as error:
+        return _util("planner").plan(disks, nodes, observed, options)
+    except _util("validate").InvalidDisks as error:
         raise AnsibleFilterError(str(error)) from error
 
 
 def invalid_disks(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> list[str]:
     try:
-        validate.validate(disks, nodes, options)
-    except validate.InvalidDisks as error:
+        _util("validate").validate(disks, nodes, options)
+    except _util("validate").InvalidDisks as error:
         return error.errors
     return []
 
 
 def files_to_go(disks: Any, nodes: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, list[str]]:
     try:
-        return volumes.files_to_go(disks, nodes, options)
-    except validate.InvalidDisks as error:
+        return _util("volumes").files_to_go(disks, nodes, options)
+    except _util("validate").InvalidDisks as error:
         raise AnsibleFilterError(str(error)) from error
 
 
 def target_mistakes(declared: dict[str, Any], name: str) -> list[str]:
-    return item_checks.target_name_mistakes(name) + paths.mistakes(declared)
+    return _util("item_checks").target_name_mistakes(name) + _util("paths").mistakes(declared)
 
 
 def fio_jobs_of_host(jobs: Any, host: str, disks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     try:
-        return fio_jobs.jobs_of_host(jobs, host, disks)
+        return _util("fio_jobs").jobs_of_host(jobs, host, disks)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
 
 
 def export_disks(nodes: dict[str, Any], observed: dict[str, Any]) -> dict[str, list[Any]]:
     try:
-        return export.virtual_disks(nodes, observed)
-    except export.Incomplete as error:
+        return _util("export").virtual_disks(nodes, observed)
+    except _util("export").Incomplete as error:
         raise AnsibleFilterError(str(error)) from error
 
 
@@ -100,19 +101,19 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "declared_nodes": declared_nodes,
-            "disk_keys": encryption.with_keys,
+            "disk_keys": _of("encryption", "with_keys"),
             "export_disks": export_disks,
             "files_to_go": files_to_go,
             "fio_jobs_of_host": fio_jobs_of_host,
             "invalid_disks": invalid_disks,
-            "lvol_stores": lvol_stores.work,
-            "move_mistakes": moves.mistakes,
-            "moved_disks": moves.moved,
+            "lvol_stores": _of("lvol_stores", "work"),
+            "move_mistakes": _of("moves", "mistakes"),
+            "moved_disks": _of("moves", "moved"),
             "plan": plan,
-            "plan_after_fence": steps.after_fence,
-            "plan_after_unplug": steps.after_unplug,
-            "plan_drift": drift.differences,
-            "plan_report": report.report,
-            "snapshot_work": snapshots.work,
+            "plan_after_fence": _of("steps", "after_fence"),
+            "plan_after_unplug": _of("steps", "after_unplug"),
+            "plan_drift": _of("drift", "differences"),
+            "plan_report": _of("report", "report"),
+            "snapshot_work": _of("snapshots", "work"),
             "target_mistakes": target_mistakes,
         }

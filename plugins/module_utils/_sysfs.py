@@ -27,12 +27,16 @@ NVME_PATH = re.compile(r"nvme[0-9]+c[0-9]+n[0-9]+")
 NVME_CONTROLLER = re.compile(r"nvme[0-9]+")
 
 POLL_SECONDS = 0.05
+POLL_SECONDS_EACH = 0.005
+"""For each disk that is waited for: a small machine to which many come has better to do than to tell of them."""
 
 
 class Sysfs:
     def __init__(self, root: str = "/") -> None:
         self.root = root
         self._patient = PatientReader()
+        self._known: dict[tuple[str, int], str] = {}
+        """The serials read, by name and directory of the disk: the kernel gives a name to the next disk, too."""
 
     def path(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
@@ -67,8 +71,19 @@ class Sysfs:
         return sorted(names, key=lambda name: [len(name), name])
 
     def serial(self, name: str) -> str | None:
-        """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data."""
-        return self._virtio_serial(name) or self.read("sys/block", name, "device/serial") or self._vpd_serial(name)
+        """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data.
+
+        Who has answered is not asked again.
+        """
+        try:
+            disk = (name, os.stat(self.path("sys/block", name)).st_ino)
+        except OSError:
+            return None
+        serial = self._known.get(disk) or self._virtio_serial(name)
+        serial = serial or self.read("sys/block", name, "device/serial") or self._vpd_serial(name)
+        if serial and self.path("sys/block", name, "serial") not in self._patient.silent:
+            self._known[disk] = serial
+        return serial
 
     def _virtio_serial(self, name: str) -> str | None:
         """Asked of the device. Of one that does not answer, what udev has remembered."""
@@ -89,24 +104,10 @@ class Sysfs:
         except OSError:
             return None
 
-    def serials(self, known: dict[tuple[str, int], str] | None = None) -> dict[str, str]:
-        """Serial → name of the disks that have one.
-
-        ``known``: what this method has found so far; whose serial is in it is not asked again. A disk is the same one
-        as long as its directory is: the kernel gives a name to the next disk, too.
-        """
-        serials = {}
-        known = {} if known is None else known
-        for name in self.disk_names():
-            try:
-                disk = (name, os.stat(self.path("sys/block", name)).st_ino)
-            except OSError:
-                continue
-            serial = known.get(disk) or self.serial(name)
-            if serial:
-                serials[serial] = name
-                known[disk] = serial
-        return serials
+    def serials(self) -> dict[str, str]:
+        """Serial → name of the disks that have one."""
+        found = ((self.serial(name), name) for name in self.disk_names())
+        return {serial: name for serial, name in found if serial}
 
     def usable(self, names: Iterable[str]) -> set[str]:
         """Those that can be opened by their names: the node is there and, where udev runs, a link under by-id."""
@@ -128,9 +129,8 @@ class Sysfs:
         if not (present or absent or sizes):
             return [], [], {}
         deadline = time.monotonic() + timeout
-        known: dict[tuple[str, int], str] = {}
         while True:
-            serials = self.serials(known)
+            serials = self.serials()
             missing = [serial for serial in present if serial not in serials]
             still_there = [serial for serial in absent if serial in serials]
             if present and not missing:
@@ -138,9 +138,10 @@ class Sysfs:
                 missing = [serial for serial in present if serials[serial] not in usable]
             has = {serial: self.size_bytes(serials[serial]) if serial in serials else 0 for serial in sizes}
             too_small = {serial: size for serial, size in has.items() if size < sizes[serial]}
-            if not (missing or still_there or too_small) or time.monotonic() >= deadline:
+            left = len(missing) + len(still_there) + len(too_small)
+            if not left or time.monotonic() >= deadline:
                 return missing, still_there, too_small
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS + POLL_SECONDS_EACH * left)
 
     def disks(self, bridges: list[str]) -> list[dict[str, Any]]:
         """All disks with what is known of them and who uses them. ``bridges``: see :mod:`_pci`."""

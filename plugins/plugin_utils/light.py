@@ -90,6 +90,8 @@ class LightAction(ActionBase):
     """
 
     module: ModuleType
+    isolation = "-IS"
+    """Python's options: nothing but its standard library, which is all that most of them need, and no time for more."""
 
     _supports_check_mode = True
     _supports_async = True
@@ -119,7 +121,7 @@ class LightAction(ActionBase):
         except AnsibleError:
             return None  # the module refuses them in Ansible's own words
         text = program(self.module, given, bool(self._task.check_mode), end)
-        command = self._low_level_execute_command(f"{shlex.quote(python)} -", in_data=text.encode())
+        command = self._low_level_execute_command(f"{shlex.quote(python)} {self.isolation} -", in_data=text.encode())
         return answer(command["stdout"])
 
     def shown(self, result: dict[str, Any]) -> dict[str, Any]:

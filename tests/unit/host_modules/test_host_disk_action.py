@@ -61,10 +61,11 @@ def names(result: dict[str, Any]) -> list[str]:
 
 def test_both_ways_see_the_same(host: Host) -> None:
     light = host.look({})
-    assert host.calls() == ["called -"], "one program, and no module"
-    host.interpreter(f'[ "$1" = - ] && exit 9; exec {sys.executable} "$@"')
+    assert host.calls() == ["called -IS -"], "one program, and no module"
+    host.interpreter(f'[ "$2" = - ] && exit 9; exec {sys.executable} "$@"')
     module = host.look({})
-    assert host.calls()[0] == "called -" and len(host.calls()) > 1, "the program failed, and the module did the work"
+    assert host.calls()[0] == "called -IS -"
+    assert len(host.calls()) > 1, "the program failed, and the module did the work"
     assert names(light) == names(module)
     assert {key: light[key] for key in ("missing", "still_there", "too_small", "changed")} == {
         key: module[key] for key in ("missing", "still_there", "too_small", "changed")
@@ -74,12 +75,12 @@ def test_both_ways_see_the_same(host: Host) -> None:
 def test_what_is_not_there_is_named(host: Host) -> None:
     result = host.look({"present": ["nobody"], "timeout": 0.1})
     assert (result["failed"], result["msg"]) == (True, "disks after 0.1 s not there: nobody")
-    assert host.calls() == ["called -"]
+    assert host.calls() == ["called -IS -"]
 
 
 def test_an_option_that_is_none_is_refused_in_the_words_of_ansible(host: Host) -> None:
     assert "Unsupported parameters" in host.look({"serial": "st1n1"})["msg"]
-    assert "called -" not in host.calls()
+    assert "called -IS -" not in host.calls()
 
 
 def test_a_host_without_its_python_hears_it_from_ansible(host: Host) -> None:

@@ -259,12 +259,11 @@ def test_a_disk_that_does_not_answer_is_known_by_what_udev_remembers(root: FakeR
 def test_who_waits_reads_a_serial_once_and_sees_another_disk_of_the_same_name(
     root: FakeRoot, sysfs: _sysfs.Sysfs
 ) -> None:
-    known: dict[tuple[str, int], str] = {}
     root.add_disk("vda", "st1n1")
-    assert sysfs.serials(known) == {"st1n1": "vda"}
+    assert sysfs.serials() == {"st1n1": "vda"}
     (root.path / "sys/block/vda/serial").write_text("not read")
-    assert sysfs.serials(known) == {"st1n1": "vda"}
+    assert sysfs.serials() == {"st1n1": "vda"}
     (root.path / "sys/block/vda").unlink()
-    assert sysfs.serials(known) == {}
+    assert sysfs.serials() == {}
     root.add_disk("vda", "st1n2", link=False)
-    assert sysfs.serials(known) == {"st1n2": "vda"}
+    assert sysfs.serials() == {"st1n2": "vda"}

@@ -13,7 +13,8 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils.light import LightAction, answer, program
 
 ROOT = Path(__file__).resolve().parents[3]
-ACTIONS = sorted(path.stem for path in (ROOT / "plugins" / "action").glob("*.py"))
+ON_THE_CONTROLLER = {"disk_plan"}
+ACTIONS = sorted({path.stem for path in (ROOT / "plugins" / "action").glob("*.py")} - ON_THE_CONTROLLER)
 COLLECTION = "ansible_collections.ipdk.storage.plugins"
 SECRETS = {"spdk_bdev_crypto", "spdk_rpc"}
 """Their options hold secrets, which Ansible's library hides wherever they would be shown."""

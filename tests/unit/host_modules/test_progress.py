@@ -149,7 +149,7 @@ def test_where_the_program_dies_the_module_does_its_work(tmp_path: Path) -> None
 def interpreter(tmp_path: Path, program: str) -> str:
     """A Python that does something else with a program on its standard input."""
     path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nif [ "$1" = - ]; then {program}; else exec {sys.executable} "$@"; fi\n')
+    path.write_text(f'#!/bin/sh\nif [ "$2" = - ]; then {program}; else exec {sys.executable} "$@"; fi\n')
     path.chmod(0o755)
     return str(path)
 

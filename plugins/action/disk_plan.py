@@ -1,0 +1,44 @@
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The planner as a task.
+
+Ansible keeps no compiled code of a collection, and a filter is read anew in each task's process. An action is read
+once, before those are forked, and with it what the filters of the later tasks need.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, validate
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "disks": {"type": "raw", "required": True},
+    "nodes": {"type": "dict", "required": True},
+    "observed": {"type": "dict"},
+    "sights": {"type": "dict", "default": {}},
+    "options": {"type": "dict", "default": {}},
+}
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _valid, given = self.validate_argument_spec(ARGUMENTS)
+        result["changed"] = False
+        disks, nodes, options = given["disks"], given["nodes"], given["options"]
+        try:
+            if given["observed"] is None:
+                validate.validate(disks, nodes, options)
+                return result
+            plan = planner.plan(disks, nodes, given["observed"], options)
+        except validate.InvalidDisks as error:
+            return {**result, "failed": True, "msg": "\n".join(error.errors)}
+        left = steps.after_unplug(plan, {}, {})
+        return {**result, "plan": plan, "left": left, "disks": report.report(plan, given["sights"])}

@@ -1,0 +1,76 @@
+#!/usr/bin/python
+
+# Copyright: ipdk.storage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: disk_plan
+short_description: Check a list of virtual disks, and plan what brings them to their states
+version_added: 0.1.0
+author:
+  - ipdk.storage contributors (@ipdk-io)
+description:
+  - What the filter P(ipdk.storage.plan#filter) computes, as a task. It runs on the controller, asks nobody and changes
+    nothing.
+  - Fails with one message for each mistake if the list cannot be right. Without O(observed) that is all it does.
+attributes:
+  check_mode:
+    support: full
+    description: Does the same, for it changes nothing.
+  diff_mode:
+    support: N/A
+    description: It changes nothing.
+  idempotent:
+    support: full
+    description: The same plan for the same input.
+options:
+  disks:
+    description: The virtual disks, as the role P(ipdk.storage.virtual_disks#role) describes them.
+    type: raw
+    required: true
+  nodes:
+    description: What the inventory declares, as for the filter P(ipdk.storage.plan#filter).
+    type: dict
+    required: true
+  observed:
+    description: The state of the nodes, as for the filter P(ipdk.storage.plan#filter).
+    type: dict
+  sights:
+    description: >-
+      By host, the disks that it shows, as M(ipdk.storage.host_disk_info) returns them; null where nobody looked.
+    type: dict
+    default: {}
+  options:
+    description: The options of the filter P(ipdk.storage.plan#filter).
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+- name: Check the list before anybody is asked
+  ipdk.storage.disk_plan:
+    disks: "{{ virtual_disks }}"
+    nodes: "{{ groups | ipdk.storage.declared_nodes(hostvars) }}"
+  run_once: true
+"""
+
+RETURN = r"""
+plan:
+  description: The plan, as the filter P(ipdk.storage.plan#filter) returns it.
+  returned: with O(observed)
+  type: dict
+left:
+  description: >-
+    What there is to do where nothing has to be unplugged first, as the filter P(ipdk.storage.plan_after_unplug#filter)
+    returns it.
+  returned: with O(observed)
+  type: dict
+disks:
+  description: What each disk is, as the filter P(ipdk.storage.plan_report#filter) returns it.
+  returned: with O(observed)
+  type: list
+  elements: dict
+"""
