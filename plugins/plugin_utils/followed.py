@@ -25,6 +25,8 @@ OF_THE_JOB = ("ansible_job_id", "started", "finished", "results_file")
 _IN_THE_BACKGROUND = f"""\
 import os, tempfile
 directory = tempfile.mkdtemp(prefix="ipdk-")
+bell = directory + "/bell"
+os.mkfifo(bell)
 os.environ[{VARIABLE!r}] = directory + "/progress"
 
 def leave(text):
@@ -42,8 +44,14 @@ else:
     for number in range(3):
         os.dup2(nothing, number)
     leave(result())
+    try:
+        os.close(os.open(bell, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        pass  # nobody listens just now
+    os.unlink(bell)
 """
-"""What such a program ends with: its result goes to a file, the way to that file to whoever started it."""
+"""What such a program ends with: its result goes to a file, the way to that file to whoever started it, and whoever
+waits at the pipe ``bell`` is woken."""
 
 
 class FollowedAction(LightAction):
@@ -65,9 +73,11 @@ class FollowedAction(LightAction):
         if started is None:
             return None
         directory = shlex.quote(started["directory"])
-        ask = f"kill -0 {started['pid']} 2>/dev/null || echo over; cat {directory}/result 2>/dev/null; echo; "
+        bell = f"{directory}/bell"
+        ask = f"[ ! -p {bell} ] || timeout {ASK_SECONDS} cat {bell} || [ $? = 124 ] || sleep {ASK_SECONDS}; "
+        ask += f"kill -0 {started['pid']} 2>/dev/null || echo over; cat {directory}/result 2>/dev/null; echo; "
         ask += f"cat {directory}/progress 2>/dev/null; :"
-        done = self._watch(ask, task_vars.get("inventory_hostname", ""))
+        done = self._watch(ask, task_vars.get("inventory_hostname", ""), 0.0)
         self._low_level_execute_command(f"rm -rf {directory}")
         return None if done is None else self.shown(done)
 
@@ -89,7 +99,7 @@ class FollowedAction(LightAction):
             return dict(started)  # it did not even begin
         results = shlex.quote(started["results_file"])
         ask = f"cat {results} 2>/dev/null; echo; cat {shlex.quote(file)} 2>/dev/null; :"
-        self._watch(ask, task_vars.get("inventory_hostname", ""))
+        self._watch(ask, task_vars.get("inventory_hostname", ""), ASK_SECONDS)
         job = {
             "jid": started["ansible_job_id"],
             "_async_dir": posixpath.dirname(started["results_file"]),
@@ -99,11 +109,11 @@ class FollowedAction(LightAction):
         self._low_level_execute_command(f"rm -f {results}")
         return {key: value for key, value in done.items() if key not in OF_THE_JOB}
 
-    def _watch(self, ask: str, node: str) -> dict[str, Any] | None:
+    def _watch(self, ask: str, node: str, pause: float) -> dict[str, Any] | None:
         """The result that is left at the end; null where there is none, for what should leave it is no more.
 
         ``ask``: a command that prints a line of the result, and one of the progress; before them ``over`` where nothing
-        is at work any more.
+        is at work any more. ``pause``: seconds between two of them.
         """
         said, at = "", time.monotonic()
         while True:
@@ -120,7 +130,7 @@ class FollowedAction(LightAction):
                 if line != said:
                     display.display(line)
                 said, at = line, time.monotonic()
-            time.sleep(ASK_SECONDS)
+            time.sleep(pause)
 
 
 def sentence(node: str, told: dict[str, Any]) -> str:

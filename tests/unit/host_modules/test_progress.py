@@ -166,13 +166,12 @@ class _Asked(FollowedAction):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["local", "by a terminal, as ssh's"])
 def test_the_end_is_seen(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(followed, "ASK_SECONDS", 0)
     monkeypatch.setattr(followed, "SAY_SECONDS", 0)
     at_work, told = '{"started": 1}', '{"what": "jobs", "done": 0, "total": 1, "name": "a", "rate": "1/s"}'
     first = [f"{at_work}{end}", f"{at_work}{end}{told}"]
-    assert _Asked(*first, f'{{"jobs": 1}}{end}{told}')._watch("ask", "host1") == {"jobs": 1}
-    assert _Asked(*first, f'over{end}{{"jobs": 1}}{end}{told}')._watch("ask", "host1") == {"jobs": 1}
-    assert _Asked(*first, f"over{end}{at_work}{end}{told}")._watch("ask", "host1") is None
+    assert _Asked(*first, f'{{"jobs": 1}}{end}{told}')._watch("ask", "host1", 0.0) == {"jobs": 1}
+    assert _Asked(*first, f'over{end}{{"jobs": 1}}{end}{told}')._watch("ask", "host1", 0.0) == {"jobs": 1}
+    assert _Asked(*first, f"over{end}{at_work}{end}{told}")._watch("ask", "host1", 0.0) is None
 
 
 def test_check_mode_runs_nothing_in_the_background(tmp_path: Path) -> None:
