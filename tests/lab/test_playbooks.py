@@ -73,6 +73,27 @@ def test_a_subnet_that_another_network_has_is_refused() -> None:
         subprocess.run(["ip", "link", "delete", device], check=True)
 
 
+def test_the_directories_of_another_labs_nodes_are_refused(tmp_path: Path) -> None:
+    """Of nodes with the same names, and before anything is made."""
+    docker = ["docker", "create", "--label", "io.ipdk.lab=ipdk-neighbour", "--name", "ipdk-neighbour-st1-spdk"]
+    empty = subprocess.run(["tar", "--create", "--files-from=/dev/null"], capture_output=True, check=True).stdout
+    subprocess.run(["docker", "import", "-", "ipdk-neighbour"], input=empty, check=True)
+    try:
+        place = f"{tmp_path}/run/st1/spdk"
+        subprocess.run([*docker, "--volume", f"{place}:{place}", "ipdk-neighbour", "nothing"], check=True)
+        lab = "ipdk-refused"
+        variables = {"ipdk_lab_name": lab, "ipdk_lab_network": lab, "ipdk_lab_subnet": "198.18.77.0/24"}
+        variables |= {"ipdk_run_dir": f"{tmp_path}/run", "ipdk_state_dir": f"{tmp_path}/state"}
+        inventory = ["-i", "inventories/simulation", "playbooks/lab.yml", "--extra-vars"]
+        said = ansible("ansible-playbook", *inventory, json.dumps(variables), status=2)
+        assert f"another lab's on localhost: ipdk-neighbour has {tmp_path}/run/st1. Give this" in " ".join(said.split())
+        assert lab not in subprocess.check_output(["docker", "network", "ls"], text=True)
+        assert not (tmp_path / "state" / "host1").exists()
+    finally:
+        subprocess.run(["docker", "rm", "--force", "ipdk-neighbour-st1-spdk"], check=True)
+        subprocess.run(["docker", "rmi", "ipdk-neighbour"], check=True)
+
+
 def test_check_mode_of_a_lab_that_was_never_made(tmp_path: Path) -> None:
     lab = "ipdk-asked"
     variables = {
