@@ -27,8 +27,6 @@ NVME_PATH = re.compile(r"nvme[0-9]+c[0-9]+n[0-9]+")
 NVME_CONTROLLER = re.compile(r"nvme[0-9]+")
 
 POLL_SECONDS = 0.05
-POLL_SECONDS_EACH = 0.005
-"""For each disk that is waited for: a small machine to which many come has better to do than to tell of them."""
 
 
 class Sysfs:
@@ -138,10 +136,9 @@ class Sysfs:
                 missing = [serial for serial in present if serials[serial] not in usable]
             has = {serial: self.size_bytes(serials[serial]) if serial in serials else 0 for serial in sizes}
             too_small = {serial: size for serial, size in has.items() if size < sizes[serial]}
-            left = len(missing) + len(still_there) + len(too_small)
-            if not left or time.monotonic() >= deadline:
+            if not (missing or still_there or too_small) or time.monotonic() >= deadline:
                 return missing, still_there, too_small
-            time.sleep(POLL_SECONDS + POLL_SECONDS_EACH * left)
+            time.sleep(POLL_SECONDS)
 
     def disks(self, bridges: list[str]) -> list[dict[str, Any]]:
         """All disks with what is known of them and who uses them. ``bridges``: see :mod:`_pci`."""
