@@ -73,9 +73,10 @@ build/apt.stamp build/apt-test.stamp: bindep.txt scripts/apt-install
 	@scripts/apt-install $(if $(findstring test,$@),test)
 	@touch $@
 
+# The distribution's interpreter, whose packages bindep.txt names; another one that comes first in PATH may be much slower.
 build/venv.stamp: requirements.txt build/apt.stamp
 	@echo "Installing the Python packages of requirements.txt into $(VENV)"
-	@/usr/bin/env python3 -m venv $(VENV)
+	@/usr/bin/python3 -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

@@ -21,11 +21,11 @@ LINE_CHARACTERS = 600
 DRAIN_SECONDS = 5
 """How long the rest of an output may take after the command's end: a process that it left behind may hold the pipe."""
 
-# Where a failure begins. A task of Ansible's is shown from its heading on; what pytest writes about a case, from a few
-# lines before the first line of its error.
-TASK = re.compile(r"(fatal|failed): \[")
+# Where a failure begins. A task of Ansible's is shown from its heading on, also where a test's assertion quotes the
+# whole play; what else pytest writes about a case, from a few lines before the first line of its error.
+TASK = re.compile(r"(E +)?(fatal|failed): \[")
 ERROR = re.compile(r"E   |=+ (FAILURES|ERRORS) =+$|ERROR\b|CRITICAL\b|Traceback \(most recent call last\)")
-HEADING = re.compile(r"(TASK|RUNNING HANDLER) \[")
+HEADING = re.compile(r"(E +)?(TASK|RUNNING HANDLER) \[")
 CONTEXT_LINES = 8
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 BORDER = re.compile(r"^\s*│ ?")
@@ -113,8 +113,10 @@ def reason(failure: Failure) -> str:
 
 def beginning(lines: list[str]) -> int | None:
     """The number of the first line that belongs to a failure; None if no line says so. What Ansible ignores is none."""
-    heading = 0
+    heading, error = 0, None
     for number, line in enumerate(lines):
+        if error is not None and not line.startswith("E   "):
+            return error
         if HEADING.match(line):
             heading = number
         if TASK.match(line):
@@ -122,8 +124,10 @@ def beginning(lines: list[str]) -> int | None:
             if after != "...ignoring":
                 return max(heading, number - CONTEXT_LINES)
         elif ERROR.match(line):
-            return max(0, number - CONTEXT_LINES) if line.startswith("E   ") else number
-    return None
+            if not line.startswith("E   "):
+                return number
+            error = max(0, number - CONTEXT_LINES) if error is None else error
+    return error
 
 
 def clean(line: str) -> str:

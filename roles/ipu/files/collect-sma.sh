@@ -11,6 +11,11 @@ python=$1 version=$2 machine=$3 directory=$4
 shift 4
 here=$(cd "$(dirname "$0")" && pwd)
 
+# Several IPUs may ask for the same at once: who comes later waits and finds it.
+mkdir -p "$(dirname "$directory")"
+exec 9>>"$directory.lock"
+flock 9
+[ ! -e "$directory/complete" ] || exit 0
 rm -rf "$directory"
 mkdir -p "$directory"
 "$python" -m pip install --quiet --disable-pip-version-check --target "$directory/packages" \

@@ -48,7 +48,7 @@ class Machine:
         return done.stdout + done.stderr
 
     def hugepages(self, *arguments: str) -> str:
-        return self.run("sh", str(FILES / "hugepages.sh"), *arguments).strip()
+        return self.run("sh", str(FILES / "hugepages.sh"), "apply", *arguments).strip()
 
     def available(self) -> int:
         measured = self.run("sh", str(FILES / "measure.sh"), str(self.run_dir), str(self.directory))
@@ -117,6 +117,47 @@ def test_a_second_node_reserves_more_and_the_first_number_is_remembered(machine:
     machine.run("umount", str(machine.directory))
     machine.hugepages("release", str(machine.run_dir))
     assert int(NUMBER.read_text()) == before
+
+
+def test_nodes_that_come_at_once_keep_all_their_lines_in_fstab(tmp_path: Path) -> None:
+    other = "/dev/sda1 / ext4 defaults 0 1\n# hugetlbfs, by hand\n"
+    (tmp_path / "fstab").write_text(other)
+    directories = [str(tmp_path / f"node{number}" / "hugepages") for number in range(8)]
+    with own_mounts(0, f"mount --bind {tmp_path}/fstab /etc/fstab") as enter:
+        machine = Machine(enter, tmp_path)
+
+        def at_once(mode: str, command: str, *words: str) -> list[str]:
+            """What each of them said."""
+            script = ["sh", str(FILES / "hugepages.sh"), mode, command]
+            running = [
+                subprocess.Popen([*enter, *script, directory, *words], stdout=subprocess.PIPE, text=True)
+                for directory in directories
+            ]
+            return [process.communicate()[0].strip() for process in running if process.wait() == 0]
+
+        def there() -> list[str]:
+            found = machine.run("awk", '$3 == "hugetlbfs" { print $2 }', "/proc/self/mounts").split()
+            return sorted(set(found) & set(directories))
+
+        options = f"uid={os.getuid()},mode=0700,nofail"
+        assert at_once("check", "mount", options) == ["changed"] * 8
+        assert machine.run("cat", "/etc/fstab") == other and there() == []
+        assert at_once("apply", "mount", options) == ["changed"] * 8
+        lines = {f"hugetlbfs {directory} hugetlbfs {options} 0 0\n" for directory in directories}
+        written = machine.run("cat", "/etc/fstab")
+        assert written.startswith(other) and set(written.removeprefix(other).splitlines(keepends=True)) == lines
+        assert there() == directories
+        assert at_once("apply", "mount", options) == [""] * 8
+
+        # Other options hold at once, not from the next boot on.
+        assert at_once("apply", "mount", options.replace("0700", "0750")) == ["changed"] * 8
+        assert machine.run("stat", "-c", "%a", *directories).split() == ["750"] * 8
+
+        assert at_once("check", "unmount") == ["changed"] * 8
+        assert there() == directories
+        assert at_once("apply", "unmount") == ["changed"] * 8
+        assert machine.run("cat", "/etc/fstab") == other and there() == []
+        assert at_once("apply", "unmount") == [""] * 8
 
 
 def test_files_of_a_killed_spdk_are_gone_before_the_next_one_starts(tmp_path: Path) -> None:

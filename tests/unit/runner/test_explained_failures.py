@@ -110,6 +110,17 @@ def test_the_last_lines_say_why() -> None:
     assert len(reason(Failure("long", "ERROR: " + "x" * 5000))) < 700
 
 
+def test_of_a_play_that_an_assertion_quotes_the_failed_task_is_told() -> None:
+    play = ["PLAY [all] ***", "", "TASK [Look] ***", "ok: [st1]", *["included: size.yml for st1"] * 80]
+    play += ["TASK [Mount them] ***", "fatal: [st1]: FAILED! => {'msg': 'no room'}", "PLAY RECAP ***"]
+    error = ["E       AssertionError: " + play[0], *(f"E         {line}" for line in play[1:])]
+    failure = Failure("a case", "\n".join([">       assert done.returncode == 0", *error, "", "a.py:7: Error"]))
+    assert excerpt(failure.output)[0] == "E         TASK [Mount them] ***"
+    assert reason(failure).startswith("a case: E         TASK [Mount them] *** E         fatal: [st1]: FAILED!")
+    failure.output = "\n".join([">       assert a == b", "E       assert 1 == 2", "", "fatal: [st1]: of another play"])
+    assert reason(failure).startswith("a case: E       assert 1 == 2"), "what is no part of the assertion is no reason"
+
+
 def test_many_failures_share_the_room() -> None:
     long = "\n".join(["ERROR: it broke", *(f"detail {number}" for number in range(500)), "the end"])
     for many in (1, 4, 30, 400):

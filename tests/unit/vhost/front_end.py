@@ -40,8 +40,9 @@ class FrontEnd:
     def __init__(self, path: str, *, memory: Memory | None = None, features: int = F_INDIRECT | F_EVENT_IDX) -> None:
         self.memory = memory or Memory()
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(TIMEOUT)
+        # Without a timeout, so that it waits where more front ends are there than the back end has accepted.
         self.socket.connect(path)
+        self.socket.settimeout(TIMEOUT)
         self.wanted = features | F_VERSION_1 | F_PROTOCOL
         self.backend: socket.socket | None = None
 
