@@ -60,7 +60,8 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         complaints += [f"not gone: {', '.join(still_there)}"] if still_there else []
         grown = [f"{serial} (has {has} bytes, wanted {sizes[serial]})" for serial, has in too_small.items()]
         complaints += [f"not grown: {', '.join(grown)}"] if grown else []
-        return {**result, **_refusal(f"disks after {wanted['timeout']:g} s {'; '.join(complaints)}")}
+        waited = f"no further one came, went or grew for {wanted['timeout']:g} s"
+        return {**result, **_refusal(f"disks {'; '.join(complaints)} ({waited})")}
     return result
 
 

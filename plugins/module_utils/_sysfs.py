@@ -119,24 +119,32 @@ class Sysfs:
     def wait(
         self, present: list[str], absent: list[str], sizes: dict[str, int], timeout: float
     ) -> tuple[list[str], list[str], dict[str, int]]:
-        """Wait until the disks of these serials are usable, gone, or at least as big; at most ``timeout`` seconds.
+        """Wait until the disks of these serials are usable, gone, or at least as big.
+
+        Gives up when for ``timeout`` seconds no further one was. A disk is seen first and usable later, and each one
+        takes its time: udev needs a minute for 128 disks where a slow guest shares two cores with SPDKs that poll.
 
         Returns the serials that are still missing, those that are still there, and those that are too small with the
         bytes that they have.
         """
         if not (present or absent or sizes):
             return [], [], {}
-        deadline = time.monotonic() + timeout
+        best: tuple[bool, int] | None = None
+        deadline = 0.0
         while True:
             serials = self.serials()
             missing = [serial for serial in present if serial not in serials]
             still_there = [serial for serial in absent if serial in serials]
-            if present and not missing:
+            unseen = bool(missing)
+            if present and not unseen:
                 usable = self.usable(serials[serial] for serial in present)
                 missing = [serial for serial in present if serials[serial] not in usable]
             has = {serial: self.size_bytes(serials[serial]) if serial in serials else 0 for serial in sizes}
             too_small = {serial: size for serial, size in has.items() if size < sizes[serial]}
-            if not (missing or still_there or too_small) or time.monotonic() >= deadline:
+            left = (unseen, len(missing) + len(still_there) + len(too_small))
+            if best is None or left < best:
+                best, deadline = left, time.monotonic() + timeout
+            if not left[1] or time.monotonic() >= deadline:
                 return missing, still_there, too_small
             time.sleep(POLL_SECONDS)
 

@@ -46,7 +46,9 @@ options:
     type: dict
     default: {}
   timeout:
-    description: How many seconds to wait at most. The module fails and names the disks when they are over.
+    description:
+      - How many seconds may pass in which no further disk comes, goes or grows. The module fails and names the disks
+        when they are over.
     type: float
     default: 30.0
   bridges:

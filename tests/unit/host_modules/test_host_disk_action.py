@@ -74,7 +74,10 @@ def test_both_ways_see_the_same(host: Host) -> None:
 
 def test_what_is_not_there_is_named(host: Host) -> None:
     result = host.look({"present": ["nobody"], "timeout": 0.1})
-    assert (result["failed"], result["msg"]) == (True, "disks after 0.1 s not there: nobody")
+    assert (result["failed"], result["msg"]) == (
+        True,
+        "disks not there: nobody (no further one came, went or grew for 0.1 s)",
+    )
     assert host.calls() == ["called -IS -"]
 
 

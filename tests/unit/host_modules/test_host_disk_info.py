@@ -78,7 +78,9 @@ def test_what_is_missing_and_what_stays_are_data_beside_what_was_found(root: Fak
     result = look(root, check, present=["st1n1", "st1n8", "st1n9"], absent=["st1n3", "st1n7"], timeout=0.1)
     assert (result["rc"], result["failed"], result["changed"]) == (1, True, False)
     assert (result["missing"], result["still_there"]) == (["st1n8", "st1n9"], ["st1n3"])
-    assert result["msg"] == "disks after 0.1 s not there: st1n8, st1n9; not gone: st1n3"
+    assert (
+        result["msg"] == "disks not there: st1n8, st1n9; not gone: st1n3 (no further one came, went or grew for 0.1 s)"
+    )
     assert [disk["name"] for disk in result["disks"]] == ["vda", "vdb", "vdc", "vdd"]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +269,42 @@ def test_who_waits_reads_a_serial_once_and_sees_another_disk_of_the_same_name(
     assert sysfs.serials() == {}
     root.add_disk("vda", "st1n2", link=False)
     assert sysfs.serials() == {"st1n2": "vda"}
+
+
+class Clock:
+    """Time that passes only where somebody sleeps; every ``pace`` seconds a disk comes, and then the link of one."""
+
+    def __init__(self, root: FakeRoot, disks: int, pace: float) -> None:
+        self.now = 0.0
+        self.pace = pace
+        (root.path / "run" / "udev").mkdir(parents=True)
+        (root.path / "run" / "udev" / "control").touch()
+        links = root.path / "dev" / "disk" / "by-id"
+        self.events: list[Callable[[], None]] = []
+        for number in range(disks):
+            words = (f"vd{number}", f"s{number}", f"0000:01:{number:02x}.0")
+            self.events.append(functools.partial(root.add_disk, *words, link=False))
+        for number in range(disks):
+            link = links / f"virtio-s{number}"
+            self.events.append(functools.partial(link.symlink_to, f"../../vd{number}"))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        before, self.now = self.now, self.now + seconds
+        if self.events and before // self.pace < self.now // self.pace:
+            self.events.pop(0)()
+
+
+def test_who_waits_gives_up_when_nothing_happens_not_when_much_does(
+    root: FakeRoot, sysfs: _sysfs.Sysfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(root, disks=6, pace=20)
+    monkeypatch.setattr(_sysfs, "time", clock)
+    serials = [f"s{number}" for number in range(6)]
+    assert sysfs.wait(serials, [], {}, 30) == ([], [], {})
+    assert 240 <= clock.now < 242, "all of them, one after the other"
+    begun = clock.now
+    assert sysfs.wait([*serials, "nobody"], [], {}, 30) == (["nobody"], [], {})
+    assert 30 <= clock.now - begun < 32
