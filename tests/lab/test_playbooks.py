@@ -76,6 +76,8 @@ def test_a_subnet_that_another_network_has_is_refused() -> None:
 def test_the_directories_of_another_labs_nodes_are_refused(tmp_path: Path) -> None:
     """Of nodes with the same names, and before anything is made."""
     docker = ["docker", "create", "--label", "io.ipdk.lab=ipdk-neighbour", "--name", "ipdk-neighbour-st1-spdk"]
+    remove = ["docker", "rm", "--force", "ipdk-neighbour-st1-spdk"]
+    subprocess.run(remove, check=False)  # of a run that was interrupted
     empty = subprocess.run(["tar", "--create", "--files-from=/dev/null"], capture_output=True, check=True).stdout
     subprocess.run(["docker", "import", "-", "ipdk-neighbour"], input=empty, check=True)
     try:
@@ -90,7 +92,7 @@ def test_the_directories_of_another_labs_nodes_are_refused(tmp_path: Path) -> No
         assert lab not in subprocess.check_output(["docker", "network", "ls"], text=True)
         assert not (tmp_path / "state" / "host1").exists()
     finally:
-        subprocess.run(["docker", "rm", "--force", "ipdk-neighbour-st1-spdk"], check=True)
+        subprocess.run(remove, check=True)
         subprocess.run(["docker", "rmi", "ipdk-neighbour"], check=True)
 
 
