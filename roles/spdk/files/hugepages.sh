@@ -51,9 +51,9 @@ case $command in
         echo changed
         [ "$mode" = apply ] || exit 0
         if [ "$(line_of "$1")" != "$line" ]; then
-            set_line "$1" "$line"
-            # Its options are those of the mount's beginning.
+            # Its options are those of the mount's beginning. First: where it is in use, the next run has to try again.
             ! mounted "$1" || umount "$1"
+            set_line "$1" "$line"
         fi
         mkdir -p "$1"
         mounted "$1" || mount "$1"

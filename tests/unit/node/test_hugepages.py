@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import yaml
@@ -152,6 +153,21 @@ def test_nodes_that_come_at_once_keep_all_their_lines_in_fstab(tmp_path: Path) -
         # Other options hold at once, not from the next boot on.
         assert at_once("apply", "mount", options.replace("0700", "0750")) == ["changed"] * 8
         assert machine.run("stat", "-c", "%a", *directories).split() == ["750"] * 8
+
+        # Where one is in use, it stays as it is, in fstab too, so that the next run does not take it for done.
+        busy = subprocess.Popen(
+            [*enter, "sh", "-c", f"cd {directories[0]} && echo ready && exec sleep 60"], stdout=PIPE
+        )
+        try:
+            assert busy.stdout is not None and busy.stdout.readline() == b"ready\n"
+            script = ["sh", str(FILES / "hugepages.sh"), "apply", "mount", directories[0], options]
+            refused = subprocess.run([*enter, *script], capture_output=True, text=True, check=False)
+            assert refused.returncode != 0 and f"umount: {directories[0]}: target is busy" in refused.stderr
+            assert f"hugetlbfs {directories[0]} hugetlbfs {options} 0 0\n" not in machine.run("cat", "/etc/fstab")
+        finally:
+            busy.kill()
+            busy.wait()
+        assert machine.hugepages("mount", directories[0], options) == "changed"
 
         assert at_once("check", "unmount") == ["changed"] * 8
         assert there() == directories

@@ -5,15 +5,11 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from test_lab import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = yaml.safe_load((ROOT / "roles" / "names" / "defaults" / "main.yml").read_text(encoding="utf-8"))
 OPERATORS = {"demo": ["inventories/simulation"], "two of each": ["inventories/multi/lab.ipdk.yml"]}
 
@@ -38,9 +34,7 @@ def molecule_inventories() -> dict[str, list[str]]:
 
 def lab_of(sources: list[str]) -> Lab | None:
     """The lab of these inventories; None where they simulate nothing."""
-    command = [Path(sys.executable).with_name("ansible-inventory"), *(w for s in sources for w in ("-i", s)), "--list"]
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "build" / "collections")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = run("ansible-inventory", *(word for source in sources for word in ("-i", source)), "--list")
     assert done.returncode == 0, done.stderr
     listed = json.loads(done.stdout)
     if "lab_platforms" not in listed:
