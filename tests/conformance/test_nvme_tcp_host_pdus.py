@@ -220,7 +220,7 @@ def test_attach_namespace_events_and_detach() -> None:
 
     async def work(peer: Peer, ask: Callable[..., Any]) -> None:
         peer.pause = event_start
-        assert await ask("bdev_nvme_attach_controller", name="w", subnqn=NQN) == ["wn1", "wn3"]
+        assert await ask("bdev_nvme_attach_controller", name="w", subnqn=NQN, num_io_queues=1) == ["wn1", "wn3"]
         # One event after the other, as the recorded operator made them: added, resized, removed.
         seen = [await sizes(ask)]
         for following in (*_event_answers(script, event_start)[1:], len(script)):

@@ -11,6 +11,7 @@ import pytest
 from nvme_initiator import NQN, Initiator, Target, finished, initiator, io
 from spdk_emulator.bdev.models import Op, Status
 from spdk_emulator.bdev_nvme.controller import Controller
+from spdk_emulator.framework.threads import APP_THREAD
 from spdk_emulator.jsonrpc.errors import RpcError
 from support.ports import free_port
 
@@ -168,7 +169,8 @@ def test_active_active_uses_both_paths(target: Callable[..., Target]) -> None:
             for _unused in range(8):
                 assert await finished(io(disk, Op.READ, 0, bytearray(4096))) == 0
             controllers = node.app.nvme.bdev("nn1").controllers
-            assert [each.queue.submitted - 1 for each in controllers] == [4, 4]  # Connect is one of them
+            queues = [each.io_queues.connected[APP_THREAD] for each in controllers]
+            assert [each.submitted - 1 for each in queues] == [4, 4]  # Connect is one of them
 
     asyncio.run(work())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..framework.threads import running
 from .models import BdevIo, CompareAndWriteIo, Descriptor, Op, Status
 
 
@@ -44,6 +45,13 @@ def compare_and_write(
         return
     found = bytearray(length)
     native = Op.COMPARE in bdev.supported
+    thread = running.thread
+
+    def enter(op: Op, iov: list[memoryview], done: Callable[[int], None]) -> None:
+        """On the thread that began, whoever has made it wait."""
+        io = BdevIo(op, offset, length, iov, done)
+        io.thread = thread
+        bdev.enter(io)
 
     def begin(leave: Callable[[], None]) -> None:
         def finish(status: int) -> None:
@@ -57,7 +65,7 @@ def compare_and_write(
             elif bdev.removing:
                 finish(Status.ABORTED)
             else:
-                bdev.enter(BdevIo(Op.WRITE, offset, length, iov, written))
+                enter(Op.WRITE, iov, written)
 
         def written(status: int) -> None:
             finish(Status.INTERNAL_ERROR if status else Status.SUCCESS)
@@ -65,9 +73,9 @@ def compare_and_write(
         if bdev.removing:
             finish(Status.ABORTED)
         elif native:
-            bdev.enter(BdevIo(Op.COMPARE, offset, length, expected, compared))
+            enter(Op.COMPARE, expected, compared)
         else:
-            bdev.enter(BdevIo(Op.READ, offset, length, [memoryview(found)], compared))
+            enter(Op.READ, [memoryview(found)], compared)
 
     bdev.quiesce(begin)
 

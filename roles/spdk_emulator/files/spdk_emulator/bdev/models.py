@@ -119,14 +119,20 @@ class Descriptor:
     On REMOVE the consumer has to :meth:`close`; the bdev is gone when the last descriptor is closed.
     """
 
-    def __init__(self, bdev: Bdev, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> None:
+    def __init__(
+        self,
+        bdev: Bdev,
+        write: bool,
+        on_event: Callable[[BdevEvent, Bdev], None],
+        channels: Callable[[], Iterable[int]],
+    ) -> None:
         self.bdev = bdev
         self.write = write
         self.on_event = on_event
         self.closed = False
-        self.channels: Callable[[], Iterable[int]] = lambda: (APP_THREAD,)
+        self.channels = channels
         """The threads on which its holder has an I/O channel, in SPDK's words: none for a vhost controller without a
-        guest, those of the bdev above for one that another stands on."""
+        guest, those of the bdev above for one that another stands on. Who changes that tells the bdev."""
 
     def io(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         """Check the request, count it, let the bdev's rate limits hold it back, then submit it."""
@@ -156,6 +162,7 @@ class Descriptor:
             self.bdev.stats.keep(self.bdev.threads)
             if not self.bdev.descriptors:
                 self.bdev.qos.closed()
+            self.bdev.channels_changed()
             self.bdev.on_close()
 
 
@@ -223,6 +230,13 @@ class Bdev:
     def in_use(self) -> bool:
         """Somebody may do I/O."""
         return bool(self.threads)
+
+    def channels_changed(self) -> None:
+        """A holder has come or gone, or has channels on other threads than before."""
+
+    def admits(self, thread: int) -> bool:
+        """Whether that thread can have a channel. In SPDK each needs an I/O queue of the NVMe controllers below."""
+        return True
 
     @property
     def reachable_domains(self) -> tuple[dict[str, Any], ...]:
@@ -400,15 +414,22 @@ class BdevRegistry:
         if self._examining:
             await self._all_examined.wait()
 
-    def open(self, name: str, write: bool, on_event: Callable[[BdevEvent, Bdev], None]) -> Descriptor:
+    def open(
+        self,
+        name: str,
+        write: bool,
+        on_event: Callable[[BdevEvent, Bdev], None],
+        channels: Callable[[], Iterable[int]] = lambda: (APP_THREAD,),
+    ) -> Descriptor:
         """Raises ``BdevError``: ENODEV; EPERM if ``write`` is wanted and somebody else has claimed the bdev."""
         bdev = self.get(name)
         if bdev.removing:
             raise BdevError(errno.ENODEV)
         if write and bdev.claimed_by:
             raise BdevError(errno.EPERM)
-        descriptor = Descriptor(bdev, write, on_event)
+        descriptor = Descriptor(bdev, write, on_event, channels)
         bdev.descriptors.add(descriptor)
+        bdev.channels_changed()
         return descriptor
 
     def claim(self, descriptor: Descriptor, owner: str, claim_type: str = "exclusive_write") -> None:

@@ -32,13 +32,19 @@ class StackedBdev(Bdev):
     def __init__(self, bdevs: BdevRegistry, base_name: str, name: str, uuid: uuid_module.UUID | None = None) -> None:
         """Open and claim the base. Raises ``BdevError``: ENODEV; EPERM where somebody else has claimed it."""
         self._bdevs = bdevs
-        self.below = bdevs.open(base_name, True, self._on_base_event)
+        self.below = bdevs.open(base_name, True, self._on_base_event, channels=tuple)
         """The descriptor of the base."""
         base = self.base = self.below.bdev
         bdevs.claim(self.below, self.module)
         super().__init__(name, base.block_size, base.num_blocks, uuid or self._derived_uuid(base))
         self.numa_id = base.numa_id
         self.below.channels = lambda: self.threads
+
+    def channels_changed(self) -> None:
+        self.base.channels_changed()
+
+    def admits(self, thread: int) -> bool:
+        return self.base.admits(thread)
 
     def _derived_uuid(self, base: Bdev) -> uuid_module.UUID:
         digest = hashlib.sha1(self.namespace.bytes + base.uuid.bytes, usedforsecurity=False).digest()

@@ -39,10 +39,11 @@ _CODE_TYPE_PATH = 0x3
 class _Parts:
     """One I/O that became several commands: it completes with the last of them, and with the first error."""
 
-    __slots__ = ("io", "left", "status")
+    __slots__ = ("io", "thread", "left", "status")
 
     def __init__(self, io: BdevIo) -> None:
         self.io = io
+        self.thread = io.thread
         self.left = 1
         self.status: int = Status.SUCCESS
 
@@ -57,10 +58,11 @@ class _Parts:
 class _Pair:
     """One I/O that became two fused commands; of the failures of both, that of the first is the reason."""
 
-    __slots__ = ("io", "first", "second", "statuses")
+    __slots__ = ("io", "thread", "first", "second", "statuses")
 
     def __init__(self, io: CompareAndWriteIo, first: FirstHalf, second: SecondHalf) -> None:
         self.io = io
+        self.thread = io.thread
         self.first = first
         self.second = second
         first.second, first.context, second.context = second, self, self
@@ -86,7 +88,7 @@ class NvmeBdev(Bdev):
         namespace: Namespace,
         settings: dict[str, Any],
         reset_all: Callable[[BdevIo], None],
-        on_close: Callable[[], None],
+        on_channels: Callable[[], None],
     ) -> None:
         super().__init__(name, namespace.block_size, namespace.num_blocks, namespace.uuid)
         self.nsid = namespace.nsid
@@ -119,8 +121,9 @@ class NvmeBdev(Bdev):
         self.acwu = min(atomic, controller.max_transfer >> self._shift)
         self._settings = settings
         self._reset_all = reset_all
-        self.on_close = on_close
+        self._on_channels = on_channels
         self._path: Controller | None = None
+        self._usable: list[Controller] = []
         self._ring: list[Controller] = []
         self._turn = 0
         self._max_transfer = controller.max_transfer
@@ -171,33 +174,55 @@ class NvmeBdev(Bdev):
         usable = by_state.get(Ana.OPTIMIZED) or by_state.get(Ana.NON_OPTIMIZED) or []
         if not (self._settings["disable_auto_failback"] and self._path in usable):
             self._path = usable[0] if usable else None
+        self._usable = usable
         self._ring = usable if self.policy == ACTIVE_ACTIVE and len(usable) > 1 else []
         held, self._held = self._held, deque()
         for request in held:
             self._dispatch(request)
 
-    def _advance(self) -> None:
+    def _advance(self, thread: int) -> None:
         """With active_active: who is next."""
         if self.selector == QUEUE_DEPTH:
-            self._path = min(self._ring, key=lambda each: each.queue.outstanding if each.queue else 0)
+
+            def depth(controller: Controller) -> int:
+                queue = controller.io_queues.connected.get(thread)
+                return queue.outstanding if queue is not None else 0
+
+            self._path = min(self._ring, key=depth)
             return
         self._turn += 1
         self._path = self._ring[self._turn // self.min_io % len(self._ring)]
 
     def _dispatch(self, request: Request) -> None:
         if self._ring:
-            self._advance()
+            self._advance(request.context.thread)
         controller = self._path
         if controller is not None:
-            queue = controller.queue
+            queue = controller.io_queues.connected.get(request.context.thread)
             if queue is not None:
                 queue.submit(request)
             else:
-                controller.submit(request)
+                self._dispatch_without_queue(controller, request)
         elif not self.removing and any(each.may_serve(self.nsid) for each in self.controllers):
             self._held.append(request)
         else:
             request.context.complete(Status.ABORTED if self.removing else Status.INTERNAL_ERROR)
+
+    def _dispatch_without_queue(self, controller: Controller, request: Request) -> None:
+        """The thread has no queue on the path that is its turn, or none yet: let it wait there or go another way."""
+        thread = request.context.thread
+        if any(each.io_queues.submit(request, thread) for each in (controller, *self._usable)):
+            return
+        if any(each.waits_for_queues for each in self.controllers):
+            self._held.append(request)
+        else:
+            request.context.complete(Status.INTERNAL_ERROR)
+
+    def channels_changed(self) -> None:
+        self._on_channels()
+
+    def admits(self, thread: int) -> bool:
+        return all(controller.io_queues.admits(thread) for controller in self.controllers)
 
     # I/O
 

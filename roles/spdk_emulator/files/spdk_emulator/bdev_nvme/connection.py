@@ -77,6 +77,15 @@ class Connection(asyncio.BufferedProtocol):
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def check(self) -> None:
+        """Raises ``OSError`` where it has ended: its owner may have had no use for being told."""
+        if self._ended:
+            raise ConnectionAbortedError(f"{self.name}: closed meanwhile")
+
     async def open(self, trid: Trid, host: Host) -> None:
         """Connect and agree about the connection. Raises ``OSError``."""
         local = (host.address or None, int(host.service or 0)) if host.address or host.service else None

@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..nvme_tcp import nvme
-from ..nvme_tcp.host import MAX_TRANSFER, HostQueue, Request
+from ..nvme_tcp.host import MAX_TRANSFER, Request
 from ..nvme_tcp.nvme import Admin, Cns, Feature, Lid, Sc
 from .admin import AdminQueue, connect_queue
 from .authentication import authenticate
 from .connection import TIMEOUT, Connection, Host, NvmeError, Trid
+from .io_queues import IoQueues
 from .namespace import Ana, Namespace, access_states, can_be_bdev, describe
 from .options import ControllerOptions
 
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 ADMIN_DEPTH = 31
 """Commands at a time; the queue has one entry more (3.3.1.2)."""
-IO_DEPTH = 127
-IO_QUEUE = 1
-"""The identifier of the only I/O queue."""
 TIMEOUT_STEPS = 8
 """How exactly ``timeout_us`` is kept: to this part of it."""
 EVENT_LIMIT = 8
@@ -91,8 +89,7 @@ class Controller:
         """Commands are answered."""
         self.io_fails = False
         """I/O is not to wait for this controller any more."""
-        self.queue: HostQueue | None = None
-        """The I/O queue, once there was I/O."""
+        self.io_queues = IoQueues(self, options.num_io_queues)
         self.cntlid = 0
         self.data: dict[str, Any] = {}
         """Identify Controller."""
@@ -106,8 +103,6 @@ class Controller:
         self._settings = settings
         self._spawn = spawn
         self._admin: AdminQueue | None = None
-        self._io: Connection | None = None
-        self._held: list[Request] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._events: set[int] = set()
         """What was told and is not dealt with. While the controller is not live, it waits."""
@@ -133,7 +128,12 @@ class Controller:
             raise ConnectionError(errno.ENOTCONN, f"{self.name}: not connected")
         return self._admin
 
-    def _run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    @property
+    def waits_for_queues(self) -> bool:
+        """I/O of a thread without a queue waits until a reset gives it one. Else SPDK refuses it the channel."""
+        return bool(self.options.reconnect_delay and self._settings["bdev_retry_count"])
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -156,7 +156,7 @@ class Controller:
         settings = self._settings
         kato = settings["keep_alive_timeout_ms"]
         self._disconnect()
-        admin = self._admin = AdminQueue(self.name, self._connection("admin queue", ADMIN_DEPTH))
+        admin = self._admin = AdminQueue(self.name, self.new_connection("admin queue", ADMIN_DEPTH))
         await admin.connection.open(self.trid, self.host)
         self.cntlid = await self._connect_queue(admin.connection, 0, ADMIN_DEPTH, kato, nvme.DYNAMIC_CNTLID) & 0xFFFF
         await admin.enable()
@@ -179,17 +179,19 @@ class Controller:
             limits = await admin.limits()
             self.max_zeroes = nvme.PAGE_SIZE << limits["wzsl"] if limits.get("wzsl") else 0
             self.max_deallocate = limits.get("dmrsl", 0)
-            await admin.set_feature(Feature.NUMBER_OF_QUEUES, 0)
+            await self.io_queues.negotiate(admin)
             await self._learn_namespaces(admin)
         if kato:
-            self._run(self._keep_alive(admin, kato / 1000))
+            self.run(self._keep_alive(admin, kato / 1000))
+        await self.io_queues.connect()
+        admin.connection.check()
 
-    def _connection(self, what: str, depth: int) -> Connection:
+    def new_connection(self, what: str, depth: int) -> Connection:
         digests = (self.options.header_digest, self.options.data_digest)
         trid = self.trid
         name = f"{self.name} at {trid.traddr}:{trid.trsvcid}, {what}"
         timeout = self._settings["tcp_connect_timeout_ms"] / 1000 or TIMEOUT
-        connection = Connection(name, depth, digests, lambda reason: self._lost(connection, reason), timeout)
+        connection = Connection(name, depth, digests, lambda reason: self.lost(connection, reason), timeout)
         return connection
 
     async def _connect_queue(self, connection: Connection, qid: int, depth: int, kato: int, cntlid: int) -> int:
@@ -210,9 +212,8 @@ class Controller:
 
     async def authenticate(self) -> None:
         """Once more, on the connections that there are. Raises ``OSError`` or :class:`NvmeError`."""
-        for connection in (self._admin and self._admin.connection, self._io):
-            if connection is not None:
-                await self._authenticate(connection)
+        for connection in (self.admin.connection, *self.io_queues.connections):
+            await self._authenticate(connection)
 
     async def _authenticate(self, connection: Connection) -> None:
         key, ctrlr_key = self.options.dhchap_key, self.options.dhchap_ctrlr_key
@@ -287,7 +288,7 @@ class Controller:
     def _start_events(self) -> None:
         """Not before all is learned: what an event tells is newer, and would be overwritten with what is older."""
         if self.live and self._events and self._event_task is None:
-            self._event_task = self._run(self._handle_events())
+            self._event_task = self.run(self._handle_events())
 
     def refresh_ana(self) -> None:
         """A command was answered with an access state that we did not know of."""
@@ -300,7 +301,7 @@ class Controller:
                 await self._handle_event(admin, self._events.pop())
         except OSError as error:
             # What it told is known to nobody now, so all has to be learned again.
-            self._lost(admin.connection, str(error))
+            self.lost(admin.connection, str(error))
         finally:
             if self._event_task is asyncio.current_task():
                 self._event_task = None
@@ -354,54 +355,27 @@ class Controller:
                     await admin.keep_alive()
             except TimeoutError:
                 answered = min(timeout, admin.connection.timeout)
-                self._lost(admin.connection, f"no answer to a keep alive within {answered:g} s")
+                self.lost(admin.connection, f"no answer to a keep alive within {answered:g} s")
             except NvmeError as error:
-                self._lost(admin.connection, str(error))
+                self.lost(admin.connection, str(error))
 
     # I/O
 
-    def submit(self, request: Request) -> None:
-        """Only while :attr:`live`. The I/O queue is connected when there is the first I/O."""
-        if self.queue is not None:
-            self.queue.submit(request)
-            return
-        self._held.append(request)
-        if self._io is None:
-            self._io = self._connection("I/O queue", IO_DEPTH)
-            self._run(self._connect_io(self._io))
-
-    def release_queue(self) -> None:
-        """Nobody holds a bdev any more: close the I/O queue, if nothing is on its way."""
-        io = self._io
-        if io is not None and self.queue is not None and not io.queue.outstanding:
-            self._io = self.queue = None
-            io.close()
-
-    async def _connect_io(self, connection: Connection) -> None:
-        try:
-            await connection.open(self.trid, self.host)
-            kato = self._settings["keep_alive_timeout_ms"]
-            await self._connect_queue(connection, IO_QUEUE, IO_DEPTH, kato, self.cntlid)
-        except (NvmeError, OSError) as error:
-            self._lost(connection, str(error))
-            return
-        if connection is not self._io:
-            connection.close()
-            return
+    async def open_io_queue(self, connection: Connection, qid: int, depth: int) -> None:
+        """Raises ``OSError`` or :class:`NvmeError`."""
+        await connection.open(self.trid, self.host)
+        await self._connect_queue(connection, qid, depth, self._settings["keep_alive_timeout_ms"], self.cntlid)
+        connection.check()
         capsule = self.data["ioccsz"] * 16 - 64
         connection.queue.in_capsule = max(capsule, 0) if not self.data["icdoff"] else 0
-        self.queue = connection.queue
         if self._settings["timeout_us"]:
-            self._run(self._watch(connection, self._settings["timeout_us"] / 1_000_000))
-        held, self._held = self._held, []
-        for request in held:
-            self.queue.submit(request)
+            self.run(self._watch(connection, qid, self._settings["timeout_us"] / 1_000_000))
 
-    async def _watch(self, connection: Connection, timeout: float) -> None:
+    async def _watch(self, connection: Connection, qid: int, timeout: float) -> None:
         """Do what ``action_on_timeout`` says with I/O that takes longer than ``timeout_us``."""
         action = self._settings["action_on_timeout"]
         known: dict[int, tuple[Request, int]] = {}
-        while connection is self._io:
+        while not connection.ended:
             await asyncio.sleep(timeout / TIMEOUT_STEPS)
             last, known = known, {}
             for cid, request in connection.queue.in_flight().items():
@@ -412,16 +386,16 @@ class Controller:
                 continue
             log.warning("%s: no answer to %d commands within %g s", connection.name, len(late), timeout)
             if action == "reset":
-                self._lost(connection, "commands are not answered in time")
+                self.lost(connection, "commands are not answered in time")
                 return
             if action == "abort":
-                await self._abort(late)
+                await self._abort(qid, late)
 
-    async def _abort(self, cids: list[int]) -> None:
-        """Ask the controller to give up commands of the I/O queue (5.1); where it cannot, reset it."""
+    async def _abort(self, qid: int, cids: list[int]) -> None:
+        """Ask the controller to give up commands of an I/O queue (5.1); where it cannot, reset it."""
         try:
             for cid in cids:
-                if not await self.admin.abort(IO_QUEUE, cid):
+                if not await self.admin.abort(qid, cid):
                     raise NvmeError(f"{self.name}: Abort {cid}", Sc.ABORTED_BY_REQUEST)
         except (NvmeError, OSError) as error:
             log.warning("%s; the controller is reset", error)
@@ -431,19 +405,15 @@ class Controller:
     # A connection breaks
 
     def _disconnect(self) -> None:
-        """Close both connections; requests in flight are given back."""
-        admin, io, held = self._admin, self._io, self._held
-        self._admin = self._io = self.queue = None
-        self._held = []
-        if io is not None:
-            io.close()
+        """Close all connections; requests in flight are given back."""
+        admin, self._admin = self._admin, None
+        self.io_queues.close()
         if admin is not None:
             admin.connection.close()
-        for request in held:
-            request.done(request, Sc.ABORTED_SQ_DELETION, 0)
 
-    def _lost(self, connection: Connection, reason: str) -> None:
-        if connection is not self._io and (self._admin is None or connection is not self._admin.connection):
+    def lost(self, connection: Connection, reason: str) -> None:
+        admin = self._admin and self._admin.connection
+        if connection is not admin and not self.io_queues.owns(connection):
             return
         if self.live:
             log.warning("%s: connection lost: %s", connection.name, reason)
@@ -451,7 +421,6 @@ class Controller:
 
     def _recover(self) -> None:
         self.live = False
-        self.queue = None
         self.state = State.RESETTING
         if self._event_task is not None:
             # Everything is learned anew.
@@ -462,7 +431,7 @@ class Controller:
             self._fast_fail = asyncio.get_running_loop().call_later(timeout, self._fail_io)
         self.owner.state_changed(self)
         self._disconnect()
-        self._recovery = self._run(self._reconnect())
+        self._recovery = self.run(self._reconnect())
 
     def _fail_io(self) -> None:
         self.io_fails = True
@@ -511,6 +480,7 @@ class Controller:
         if self._fast_fail is not None:
             self._fast_fail.cancel()
             self._fast_fail = None
+        self.io_queues.close_unused()
         self._start_events()
 
     async def reset(self) -> bool:
@@ -545,9 +515,7 @@ class Controller:
         # First the owner, as everywhere: what the connections give back is not to come here again.
         self.owner.state_changed(self)
         self._end_reset(False)
-        io, self._io, self.queue = self._io, None, None
-        if io is not None:
-            io.close()
+        self.io_queues.close()
         if was_live and self._admin is not None:
             try:
                 async with asyncio.timeout(SHUTDOWN_TIMEOUT):

@@ -132,6 +132,7 @@ class Group:
             namespace = controller.namespaces.get(nsid)
             if namespace is not None:
                 self._take(controller, namespace)
+        self.update_queues()
 
     def _drop(self, controller: Controller, nsid: int) -> None:
         """Take the path from a bdev whose namespace it leads to no more; the last path takes the bdev along."""
@@ -162,7 +163,7 @@ class Group:
 
     def _register(self, controller: Controller, nsid: int) -> None:
         name = f"{self.name}n{nsid}"
-        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset, self.release_queues)
+        bdev = NvmeBdev(name, controller, controller.namespaces[nsid], self._settings, self._reset, self.update_queues)
         try:
             self._app.bdevs.register(bdev)
         except OSError as failure:
@@ -174,13 +175,15 @@ class Group:
     async def examined(self) -> None:
         """Until those who look into every new bdev have done so."""
         await self._app.bdevs.wait_for_examine()
-        self.release_queues()
+        self.update_queues()
 
-    def release_queues(self) -> None:
-        """The last holder of a bdev takes the I/O queues with it, as in SPDK."""
-        if not any(bdev.descriptors for bdev in self.bdevs.values()):
-            for controller in self.controllers:
-                controller.release_queue()
+    def update_queues(self) -> None:
+        """Each thread with a channel to one of a controller's bdevs has an I/O queue to it."""
+        users = [(bdev.controllers, bdev.threads) for bdev in self.bdevs.values()]
+        for controller in self.controllers:
+            controller.io_queues.use(
+                thread for controllers, threads in users if controller in controllers for thread in threads
+            )
 
     def _reset(self, io: BdevIo) -> None:
         async def work() -> None:
@@ -383,6 +386,7 @@ def _attach_call(group: Group, controller: Controller, trid: Trid) -> dict[str, 
         "hdgst": options.header_digest,
         "ddgst": options.data_digest,
         "multipath": "multipath" if options.multipath else "failover",
+        "num_io_queues": controller.io_queues.number,
     }
     if host.address:
         params["hostaddr"] = host.address

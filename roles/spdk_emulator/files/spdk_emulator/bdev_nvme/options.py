@@ -90,6 +90,8 @@ class ControllerOptions:
     data_digest: bool = False
     multipath: bool = True
     from_discovery: bool = False
+    num_io_queues: int = 1024
+    """How many to ask for."""
     dhchap_key: Key | None = None
     """With it this host proves who it is, where the controller wants to know."""
     dhchap_ctrlr_key: Key | None = None

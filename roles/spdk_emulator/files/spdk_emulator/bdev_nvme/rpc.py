@@ -12,9 +12,10 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import array, boolean, enum, int32, obj, string, uint8, uint16, uint32, uint64
 from ..jsonrpc.registry import ANY, Param, method
 from ..nvme_tcp import nvme
+from ..nvme_tcp.host import HostQueue
 from ..nvme_tcp.nvme import Lid
 from .bdev import ACTIVE_ACTIVE, ACTIVE_PASSIVE, QUEUE_DEPTH, ROUND_ROBIN, NvmeBdev
-from .connection import Connection, NvmeError, Trid
+from .connection import NvmeError, Trid
 from .controller import Controller
 from .discovery import Discovery
 from .models import HOTPLUG_PERIOD, Group
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_QUEUES = 65536
-_DEFAULT_QUEUES = 1024
 _DEFAULT_MAX_BDEVS = 128
 _LIMITS = {"traddr": 256, "trsvcid": 32, "subnqn": 223, "hostnqn": 223, "hostaddr": 256, "hostsvcid": 32}
 """The longest strings, in bytes."""
@@ -184,7 +184,7 @@ def _timeouts(app: App, given: dict[str, Any]) -> dict[str, int]:
         "ddgst": Param(boolean, default=False),
         "fabrics_connect_timeout_us": Param(uint64),
         "multipath": Param(enum("disable", "failover", "multipath"), default="multipath"),
-        "num_io_queues": Param(uint32, default=_DEFAULT_QUEUES),
+        "num_io_queues": Param(uint32, default=ControllerOptions.num_io_queues),
         **_TIMEOUTS,
         "psk": Param(string),
         "max_bdevs": Param(uint32, default=_DEFAULT_MAX_BDEVS),
@@ -213,6 +213,7 @@ async def bdev_nvme_attach_controller(app: App, name: str, max_bdevs: int, **giv
         header_digest=given["hdgst"],
         data_digest=given["ddgst"],
         multipath=given["multipath"] == "multipath",
+        num_io_queues=queues,
         **_keys(app, given),
     )
     names = await app.nvme.attach(name, trid, host, options)
@@ -467,7 +468,7 @@ def _describe_io_path(bdev: NvmeBdev, controller: Controller, thread: int) -> di
         "bdev_name": bdev.name,
         "cntlid": controller.cntlid,
         "current": controller is bdev.path and bdev.stats.of(thread).used,
-        "connected": controller.live,
+        "connected": controller.live and controller.io_queues.has(thread),
         "accessible": namespace is not None and namespace.usable,
         "transport": transport,
     }
@@ -510,24 +511,20 @@ def bdev_nvme_set_multipath_policy(
     bad_params=(INVALID_PARAMS, "'bdev_nvme_get_transport_statistics' requires no arguments"),
 )
 def bdev_nvme_get_transport_statistics(app: App) -> dict[str, Any]:
-    """For each thread that may do I/O. Nothing is polled here: a receive counts as a poll that found something.
-
-    A controller has one I/O queue, whatever the threads: the first of them has its numbers.
-    """
-    threads = sorted({thread for bdev in _bdevs(app) for thread in bdev.threads})
-    queues = [controller.queue for _unused, controller in app.nvme.controllers() if controller.queue is not None]
+    """For each thread that may do I/O. Nothing is polled here: a receive counts as a poll that found something."""
+    connected = [controller.io_queues.connected for _unused, controller in app.nvme.controllers()]
     return {
         "poll_groups": [
             {
                 "thread": _thread_name(app, thread),
-                "transports": [_describe_transport(queues if thread == threads[0] else [])],
+                "transports": [_describe_transport([queues[thread] for queues in connected if thread in queues])],
             }
-            for thread in threads
+            for thread in sorted({thread for bdev in _bdevs(app) for thread in bdev.threads})
         ]
     }
 
 
-def _describe_transport(queues: list[Connection]) -> dict[str, Any]:
+def _describe_transport(queues: list[HostQueue]) -> dict[str, Any]:
     receives = sum(queue.receives for queue in queues)
     return {
         "trname": "TCP",

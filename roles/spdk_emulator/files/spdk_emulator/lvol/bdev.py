@@ -93,6 +93,12 @@ class Lvol(Bdev):
             lvol = lvol.parent
         return None
 
+    def channels_changed(self) -> None:
+        self.store.base.bdev.channels_changed()
+
+    def admits(self, thread: int) -> bool:
+        return self.store.base.bdev.admits(thread)
+
     # I/O
 
     def submit(self, io: BdevIo) -> None:

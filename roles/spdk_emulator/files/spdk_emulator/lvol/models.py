@@ -74,7 +74,7 @@ class LvolStores:
             raise BdevError(errno.EINVAL)
         if page_size and (not _LEAST_PAGE <= page_size <= _MOST_PAGE or page_size & (page_size - 1)):
             raise BdevError(errno.EINVAL)
-        probe = self._bdevs.open(base_name, True, _ignore)
+        probe = self._bdevs.open(base_name, True, _ignore, channels=tuple)
         base = probe.bdev
         probe.close()
         cluster_size = cluster_size or DEFAULT_CLUSTER_SIZE

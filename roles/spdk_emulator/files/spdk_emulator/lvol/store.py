@@ -61,9 +61,8 @@ class Store:
         self.spawn = spawn
         self.geometry = geometry
         self.name = name
-        self.base: Descriptor = bdevs.open(base_name, True, self._on_base_event)
-        self.base.channels = lambda: {APP_THREAD, *(thread for lvol in self.lvols for thread in lvol.threads)}
         self.lvols: list[Lvol] = []
+        self.base: Descriptor = bdevs.open(base_name, True, self._on_base_event, self._channels)
         self.size = 0
         """Clusters of the base, those of the metadata included."""
         self._gone = gone
@@ -78,6 +77,9 @@ class Store:
         self._table_lock = asyncio.Lock()
         self._lock = asyncio.Lock()
         """Held by what changes the catalogue."""
+
+    def _channels(self) -> set[int]:
+        return {APP_THREAD, *(thread for lvol in self.lvols for thread in lvol.threads)}
 
     # From and to the base bdev
 

@@ -41,8 +41,12 @@ class NbdDisk:
 
     def open(self, app: App, bdev_name: str) -> None:
         """Raises ``BdevError``: ENODEV, or EPERM for a bdev that somebody has claimed."""
-        self._descriptor = app.bdevs.open(bdev_name, True, lambda event, _bdev: self._on_bdev_event(app, event))
-        self._descriptor.channels = lambda: (APP_THREAD,) if self._clients else ()
+        self._descriptor = app.bdevs.open(
+            bdev_name,
+            True,
+            lambda event, _bdev: self._on_bdev_event(app, event),
+            lambda: (APP_THREAD,) if self._clients else (),
+        )
         self.bdev_name = self._descriptor.bdev.name
 
     async def listen(self) -> None:
@@ -97,9 +101,12 @@ class NbdDisk:
             client.close()
             return
         self._clients.add(client)
+        self._descriptor.bdev.channels_changed()
 
     def disconnected(self, client: Connection) -> None:
         self._clients.discard(client)
+        if self._descriptor is not None:
+            self._descriptor.bdev.channels_changed()
 
     def _on_bdev_event(self, app: App, event: BdevEvent) -> None:
         """NBD has no word for another size: a client learns it when it connects again."""

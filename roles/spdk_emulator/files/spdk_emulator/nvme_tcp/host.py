@@ -8,6 +8,7 @@ digests, the connection's initialization and everything odd go through :mod:`.pd
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -178,7 +179,8 @@ class HostQueue:
         self._sent: list[Request | None] = [None] * depth
         self._waiting: deque[Request] = deque()
         self._decoder = Decoder(CONTROLLER, RECEIVE_SIZE)
-        self._memory = bytearray(RECEIVE_SIZE)
+        # Its pages come as they are used: each disk has a queue, and few of them ever need all of this.
+        self._memory = mmap.mmap(-1, RECEIVE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._memory)
         self._start = 0
         self._end = 0

@@ -238,7 +238,7 @@ class Subsystem:
                 self._notify_namespace(namespace)
 
         try:
-            descriptor = self.bdevs.open(bdev_name, True, on_event)
+            descriptor = self.bdevs.open(bdev_name, True, on_event, lambda: self.threads)
             try:
                 self.bdevs.claim(descriptor, CLAIM_OWNER)
             except BdevError:
@@ -246,7 +246,6 @@ class Subsystem:
                 raise
         except BdevError as error:
             raise NvmfError(errno.EINVAL, f"bdev {bdev_name} cannot be opened: {error}") from error
-        descriptor.channels = lambda: self.threads
         own = descriptor.bdev.uuid
         try:
             namespace = Namespace(

@@ -80,10 +80,9 @@ class BlkController:
     def open(self, bdevs: BdevRegistry, bdev_name: str) -> None:
         """Raises :class:`VhostError`: ENODEV, or EPERM for a bdev that somebody has claimed."""
         try:
-            self._descriptor = bdevs.open(bdev_name, True, self._on_bdev_event)
+            self._descriptor = bdevs.open(bdev_name, True, self._on_bdev_event, self._channels)
         except BdevError as error:
             raise VhostError(error.number) from None
-        self._descriptor.channels = self._channels
         self.features = self._offer(self._descriptor.bdev)
 
     def _channels(self) -> tuple[int, ...]:
@@ -218,11 +217,25 @@ class BlkController:
         for session in self.sessions:
             session.run()
 
-    def finds_buffers(self) -> bool:
-        return self._vhost.has_buffers()
+    def may_start(self) -> bool:
+        """In SPDK, a session that gets no buffers or no channel never starts."""
+        if not self._vhost.has_buffers():
+            log.error(
+                "%s: not started, for too few buffers are left: raise small_pool_count, large_pool_count", self.name
+            )
+            return False
+        if self.bdev is not None and not self.bdev.admits(self.thread.number):
+            log.error("%s: not started, for an NVMe controller has no I/O queue left for it", self.name)
+            return False
+        return True
+
+    def channels_changed(self) -> None:
+        if self.bdev is not None:
+            self.bdev.channels_changed()
 
     def session_closed(self, session: Session) -> None:
         self.sessions.remove(session)
+        self.channels_changed()
         self._idle.set()
 
     # What happens to it

@@ -43,8 +43,11 @@ class Device(Disk, Protocol):
 
     def session_closed(self, session: Session) -> None: ...
 
-    def finds_buffers(self) -> bool:
-        """Whether one more session of this process may start."""
+    def may_start(self) -> bool:
+        """Whether one more session may; if not, the log says why."""
+
+    def channels_changed(self) -> None:
+        """A session has started or stopped."""
 
 
 class Session:
@@ -167,13 +170,13 @@ class Session:
     def _start(self, index: int, queue: Queue) -> None:
         if self._memory is None or queue.running:
             return
-        if not self.started and not self._device.finds_buffers():
-            log.error(
-                "%s: not started, for too few buffers are left: raise small_pool_count, large_pool_count", self.name
-            )
+        first = not self.started
+        if first and not self._device.may_start():
             return
         log_of_queue = self._inflight[index] if index < len(self._inflight) else None
         queue.start(self._memory, self._features, log_of_queue)
+        if first:
+            self._device.channels_changed()
 
     def _get_features(self, _message: Message) -> bytes:
         return messages.encode_u64(self._device.features | messages.F_PROTOCOL_FEATURES)
@@ -270,6 +273,7 @@ class Session:
     def _answer_vring_base(self, index: int, queue: Queue) -> None:
         queue.stop()
         queue.set_kick(None)
+        self._device.channels_changed()
         self._send(Request.GET_VRING_BASE, messages.encode_vring_state(messages.VringState(index, queue.base)))
 
     def _get_config(self, message: Message) -> bytes:
