@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from emulator_node import Emulator
+from emulator_node import SECONDS, Emulator
 from spdk_emulator.framework import cores
-from spdk_emulator.framework.threads import Poller, Thread, Threads
+from spdk_emulator.framework.threads import APP_THREAD, Poller, Thread, Threads, running
 from spdk_emulator.framework.trace import ALL, Traces
+from spdk_emulator.framework.turns import Selector, turns
 
 
 def on_cores(emulator: Emulator) -> dict[int, list[str]]:
@@ -51,12 +54,12 @@ def test_threads_go_to_the_cores_in_turn() -> None:
     made = [threads.create(f"t{number}") for number in range(3)]
     assert [thread.core for thread in made] == [2, 0, 1]
     assert threads.create("bound", frozenset({2})).core == 2
-    assert [thread.name for thread in threads.on_core(1)] == ["app_thread", "t2"]
+    assert [thread.name for thread in threads.reactors[1].threads] == ["app_thread", "t2"]
     threads.exit(made[2])
     assert threads.get(made[2].number) is None
     assert threads.create("next").number == 6, "an identifier is given once"
     threads.move(made[0], frozenset({1}))
-    assert [thread.name for thread in threads.on_core(1)][-1] == "t0"
+    assert [thread.name for thread in threads.reactors[1].threads][-1] == "t0"
 
 
 @pytest.mark.parametrize(("mask", "main_core"), [("0x0", None), ("0x3", 2), ("x", None)])
@@ -73,11 +76,103 @@ def test_pollers_keep_their_numbers() -> None:
 
     threads.add_pollers(pollers)
     [thread] = threads
-    assert [(number, poller.name) for number, poller in threads.pollers(thread)] == [(1, "a"), (2, "b")]
+    assert [(polled.number, poller.name) for polled, poller in threads.pollers(thread)] == [(1, "a"), (2, "b")]
     there[:] = ["c", "b"]
-    assert [(number, poller.name) for number, poller in threads.pollers(thread)] == [(2, "b"), (3, "c")]
+    assert [(polled.number, poller.name) for polled, poller in threads.pollers(thread)] == [(2, "b"), (3, "c")]
     there[:] = ["a"]
-    assert [(number, poller.name) for number, poller in threads.pollers(thread)] == [(4, "a")]
+    assert [(polled.number, poller.name) for polled, poller in threads.pollers(thread)] == [(4, "a")]
+
+
+def counted(threads: Threads, thread: Thread) -> dict[str, tuple[int, int]]:
+    return {poller.name: (polled.run_count, polled.busy_count) for polled, poller in threads.pollers(thread)}
+
+
+def test_a_turn_of_the_loop_is_a_poll() -> None:
+    threads, done = Threads(), [7, 0]
+    there = ["polls", "works", "nvmf_tcp_accept"]
+
+    def pollers(_unused: Thread) -> list[Poller]:
+        periods = {"nvmf_tcp_accept": 10_000_000}
+        made = [Poller(None, name, periods.get(name, 0)) for name in there]
+        return [made[0], *(made[1]._replace(work=each) for each in done), *made[2:]]
+
+    threads.add_pollers(pollers)
+    [thread] = threads
+    assert counted(threads, thread) == dict.fromkeys(there, (0, 0))
+    turns.number += 5
+    turns.accounts[APP_THREAD].turns += 3
+    done[1] = 2
+    assert counted(threads, thread) == {"polls": (5, 3), "works": (5, 2), "nvmf_tcp_accept": (0, 0)}
+    done[:] = [90, 0]
+    assert counted(threads, thread)["works"] == (5, 3), "once a turn, however much it did"
+    done[:] = [0, 0]
+    assert counted(threads, thread)["works"] == (5, 3), "what it worked for is gone"
+    there.append("late")
+    assert counted(threads, thread)["late"] == (0, 0)
+    turns.number += 1
+    assert counted(threads, thread) == {"polls": (6, 3), "works": (6, 3), "nvmf_tcp_accept": (0, 0), "late": (1, 0)}
+
+
+def test_pollers_count_from_when_they_came() -> None:
+    threads = Threads()
+    threads.add_pollers(lambda _unused: [Poller(None, "a")])
+    [thread] = threads
+
+    async def look() -> None:
+        threads.look_soon()
+        async with asyncio.timeout(SECONDS):
+            while not thread.polled:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(look())
+    turns.number += 4
+    assert counted(threads, thread) == {"a": (4, 0)}
+
+
+def test_time_is_that_of_the_threads_that_do_io() -> None:
+    threads = Threads("0x3")
+    group = threads.create("group", frozenset({0}))
+    [app_thread, _unused] = threads
+    long = 20_000_000
+    loop = asyncio.SelectorEventLoop(Selector())
+    busy: list[int] = []
+
+    def work() -> None:
+        end = time.perf_counter_ns() + long
+        while time.perf_counter_ns() < end:
+            pass
+
+    def work_for_group() -> None:
+        running.thread = group.number
+        work()
+        running.thread = APP_THREAD
+        loop.call_soon(answer)
+
+    def answer() -> None:
+        work()
+        loop.call_later(0.02, work_for_nobody)
+
+    def work_for_nobody() -> None:
+        threads.settle()
+        busy.append(group.busy)
+        work()
+        loop.stop()
+
+    try:
+        loop.call_soon(work_for_group)
+        loop.run_forever()
+    finally:
+        loop.close()
+    threads.settle()
+    assert busy[0] >= 2 * long, "what a turn leaves to the next one is of the same thread"
+    assert app_thread.busy >= long
+    assert group.busy == busy[0], "the timer was nobody's"
+    reactor, other = threads.reactors[0], threads.reactors[1]
+    assert reactor.busy == app_thread.busy + group.busy
+    assert reactor.idle > 0, "it slept"
+    assert (other.busy, other.idle) == (0, reactor.busy + reactor.idle)
+    assert app_thread.idle == group.idle
+    assert reactor.idle - 8 <= app_thread.idle + group.idle <= reactor.idle
 
 
 # The process
@@ -159,7 +254,7 @@ def test_a_refused_vhost_controller_leaves_no_thread(start: Callable[..., Emulat
 @pytest.mark.parametrize(
     ("arguments", "accept"), [((), ("nvmf_tcp_accept", 10000)), (("--interrupt-mode",), ("nvmf_tcp_accept", 0))]
 )
-def test_pollers_are_told_though_nothing_is_polled(
+def test_pollers_are_those_of_spdk(
     start: Callable[..., Emulator], arguments: tuple[str, ...], accept: tuple[str, int]
 ) -> None:
     emulator = start("-m", "0x3", *arguments)

@@ -135,6 +135,7 @@ class App:
             if not self._stop.is_set():
                 await self._start_framework()
                 await self._load_config(config, startup=False)
+                self.framework.threads.look_soon()
                 self.started.set()
                 self._write_pid_file()
                 if server:

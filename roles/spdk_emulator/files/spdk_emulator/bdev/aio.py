@@ -139,7 +139,7 @@ class AioBdev(Bdev):
         }
 
     def channel_pollers(self, thread: int) -> Iterator[Poller]:
-        yield Poller(self.module, "bdev_aio_group_poll")
+        yield Poller(self.module, "bdev_aio_group_poll", work=self.stats.of(thread).done)
 
     def config(self) -> list[dict[str, Any]]:
         params: dict[str, Any] = {"name": self.name}

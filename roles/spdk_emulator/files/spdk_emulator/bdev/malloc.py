@@ -81,10 +81,11 @@ class MallocBdev(Bdev):
             self._memory[offset:end] = bytes(length)
 
     def channel_pollers(self, thread: int) -> Iterator[Poller]:
-        """The one of its copies is there from the first copy on."""
-        yield Poller(self.module, "malloc_completion_poller")
-        if self.stats.of(thread).used:
-            yield Poller("accel", "accel_comp_poll")
+        """The one of its copies, which are all that it does, is there from the first copy on."""
+        stats = self.stats.of(thread)
+        yield Poller(self.module, "malloc_completion_poller", work=0)
+        if stats.used:
+            yield Poller("accel", "accel_comp_poll", work=stats.done)
 
     def config(self) -> list[dict[str, Any]]:
         return [

@@ -38,7 +38,7 @@ class NullBdev(Bdev):
         io.complete()
 
     def channel_pollers(self, thread: int) -> Iterator[Poller]:
-        yield Poller(self.module, "null_io_poll")
+        yield Poller(self.module, "null_io_poll", work=self.stats.of(thread).done)
 
     def config(self) -> list[dict[str, Any]]:
         write, unmap = self.write_granularity, self.unmap_granularity

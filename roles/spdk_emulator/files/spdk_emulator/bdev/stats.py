@@ -6,6 +6,8 @@ import base64
 import struct
 from typing import Any
 
+from ..framework.turns import turns
+
 TICK_RATE = 1_000_000_000
 NO_THREAD = 0
 """Where I/O counts that no thread with a channel has done, or has one no more."""
@@ -26,7 +28,9 @@ class _Counter:
 class IoStats:
     """What a bdev has done for a thread so far: successes by kind, failures by status."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread: int = NO_THREAD) -> None:
+        self._thread = thread
+        self._forgotten = 0
         self.histogram: Histogram | None = None
         self.used = False
         """Something was done, be it forgotten meanwhile."""
@@ -35,14 +39,22 @@ class IoStats:
     def reset(self, mode: str = "all") -> None:
         """``all``; ``maxmin``: only the longest and shortest times; ``none``."""
         if mode == "all":
+            if self.used:
+                self._forgotten = self.done
             self._counters = {kind: _Counter() for kind in (*_KINDS, "copy")}
             self._errors: dict[str, int] = {}
         elif mode == "maxmin":
             for counter in self._counters.values():
                 counter.most = counter.least = 0
 
+    @property
+    def done(self) -> int:
+        """How many I/Os, those that were reset too."""
+        return self._forgotten + sum(each.operations for each in self._counters.values()) + sum(self._errors.values())
+
     def count(self, op: int, length: int, ticks: int, status: int) -> None:
         self.used = True
+        turns.working.add(self._thread)
         if status:
             self._errors["nvme"] = self._errors.get("nvme", 0) + 1
             return
@@ -97,7 +109,7 @@ class BdevStats:
     def of(self, thread: int) -> IoStats:
         stats = self._threads.get(thread)
         if stats is None:
-            stats = self._threads[thread] = IoStats()
+            stats = self._threads[thread] = IoStats(thread)
             stats.histogram = self._histogram
         return stats
 

@@ -1,4 +1,5 @@
-"""Sets of CPU cores as SPDK writes them: a hexadecimal mask (``0x3``) or a list in brackets (``[0,1,4-6]``)."""
+"""CPU cores: sets of them as SPDK writes them, a hexadecimal mask (``0x3``) or a list in brackets (``[0,1,4-6]``), and
+what the machine has done on each."""
 
 from __future__ import annotations
 
@@ -31,3 +32,15 @@ def parse(text: str) -> frozenset[int]:
 def mask(cores: frozenset[int]) -> str:
     """Hexadecimal, without a prefix."""
     return f"{sum(1 << core for core in cores):x}"
+
+
+def times() -> dict[int, tuple[int, int, int]]:
+    """Clock ticks that each core has spent on interrupts, in the kernel and in programs, whosoever."""
+    spent = {}
+    with open("/proc/stat", encoding="ascii") as file:
+        for line in file:
+            name, *numbers = line.split()
+            if name.startswith("cpu") and name != "cpu":
+                user, _nice, system, _idle, _waiting, irq, softirq = map(int, numbers[:7])
+                spent[int(name[3:])] = (irq + softirq, system, user)
+    return spent

@@ -7,10 +7,10 @@ import errno
 import fnmatch
 import logging
 import os
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from . import cores
 from .keyring import Keyring
 from .threads import APP_THREAD, Poller, Thread, Threads
 from .trace import Traces
@@ -223,7 +223,8 @@ class Framework:
     """State of the methods that belong to no other family."""
 
     def __init__(self, app: App) -> None:
-        self.started = time.perf_counter_ns()
+        self.spent_before = cores.times()
+        """What the machine had done on each core when this process started."""
         self.logs = Logs(app.options.quiet)
         for flag in app.options.log_flags:
             self.logs.set_flag(flag, True)
@@ -231,7 +232,7 @@ class Framework:
         self.sockets = Sockets()
         self.notifications = Notifications()
         self.scheduler = Scheduler()
-        self.threads = Threads(app.options.cpumask, app.options.main_core)
+        self.threads = Threads(app.options.cpumask, app.options.main_core, app.options.interrupt_mode)
         self.traces = Traces(app.options.tpoints, app.options.shm_id)
         if app.options.rpc_socket:
             self.threads.add_pollers(_rpc_pollers)

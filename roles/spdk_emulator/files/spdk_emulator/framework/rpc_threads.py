@@ -1,7 +1,7 @@
 """JSON-RPC methods of threads, of the cores that they are on, and of what puts them there.
 
-Every thread is part of one event loop. Its time counts for the first thread, and nothing is polled: pollers are those
-that SPDK would have, and have never run.
+Every thread is part of one event loop, which sleeps; its turns are what runs pollers. In interrupt mode SPDK counts no
+runs of pollers and measures no times, so nothing does here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import string, uint32, uint64
 from ..jsonrpc.registry import ANY, STARTUP, Param, method
 from . import cores
-from .threads import APP_THREAD, Poller, Thread
+from .threads import Polled, Poller, Thread
 
 if TYPE_CHECKING:
     from ..app import App
@@ -83,37 +83,35 @@ def framework_get_governor(app: App) -> dict[str, Any]:
     return {}
 
 
-def _busy_and_idle(app: App, whole: bool, since: int) -> dict[str, int]:
-    """Nanoseconds from ``since``. ``whole``: with the time of this process. In interrupt mode SPDK measures none."""
-    if app.options.interrupt_mode:
-        return {"busy": 0, "idle": 0}
-    busy = time.process_time_ns() if whole else 0
-    return {"busy": busy, "idle": max(0, time.perf_counter_ns() - since - busy)}
-
-
 @method("framework_get_reactors", bad_params=(INVALID_PARAMS, "`framework_get_reactors` requires no arguments"))
 def framework_get_reactors(app: App) -> dict[str, Any]:
-    reactors = [_describe_reactor(app, core) for core in app.framework.threads.cores]
+    threads = app.framework.threads
+    threads.settle()
+    spent = cores.times()
+    reactors = [_describe_reactor(app, core, spent.get(core, _NOTHING)) for core in threads.cores]
     return {"tick_rate": TICK_RATE, "pid": os.getpid(), "reactors": reactors}
 
 
-def _describe_reactor(app: App, core: int) -> dict[str, Any]:
-    threads = app.framework.threads
-    is_main = core == threads.main_core
-    times = os.times() if is_main else None
+_NOTHING = (0, 0, 0)
+"""What is spent on a core that this machine does not have."""
+
+
+def _describe_reactor(app: App, core: int, spent: tuple[int, int, int]) -> dict[str, Any]:
+    reactor = app.framework.threads.reactors[core]
+    before = app.framework.spent_before.get(core, _NOTHING)
+    irq, system, user = (now - then for now, then in zip(spent, before))
     now = time.perf_counter_ns()
     return {
         "lcore": core,
         "numa_id": 0,
         "tid": os.getpid(),
-        **_busy_and_idle(app, is_main, app.framework.started),
+        "busy": reactor.busy,
+        "idle": reactor.idle,
         "in_interrupt": app.options.interrupt_mode,
-        "irq": 0,
-        "sys": int(times.system * 100) if times else 0,
-        "usr": int(times.user * 100) if times else 0,
-        "lw_threads": [
-            {**_identity(app, thread), "elapsed": now - thread.scheduled} for thread in threads.on_core(core)
-        ],
+        "irq": irq,
+        "sys": system,
+        "usr": user,
+        "lw_threads": [{**_identity(app, thread), "elapsed": now - thread.scheduled} for thread in reactor.threads],
     }
 
 
@@ -127,6 +125,7 @@ def _identity(app: App, thread: Thread) -> dict[str, Any]:
 
 @method("thread_get_stats", bad_params=(INVALID_PARAMS, "'thread_get_stats' requires no arguments"))
 def thread_get_stats(app: App) -> dict[str, Any]:
+    app.framework.threads.settle()
     return {"tick_rate": TICK_RATE, "threads": [_describe(app, thread) for thread in app.framework.threads]}
 
 
@@ -135,7 +134,8 @@ def _describe(app: App, thread: Thread) -> dict[str, Any]:
     timed = sum(poller.period > 0 for poller in pollers)
     return {
         **_identity(app, thread),
-        **_busy_and_idle(app, thread.number == APP_THREAD, thread.created),
+        "busy": thread.busy,
+        "idle": thread.idle,
         "active_pollers_count": len(pollers) - timed,
         "timed_pollers_count": timed,
         "paused_pollers_count": 0,
@@ -148,18 +148,27 @@ def thread_get_pollers(app: App) -> dict[str, Any]:
 
 
 def _describe_pollers(app: App, thread: Thread) -> dict[str, Any]:
+    """Those with a period come in the order in which they are due, as in SPDK."""
     pollers = app.framework.threads.pollers(thread)
+    timed = [each for each in pollers if each[1].period]
+    timed.sort(key=lambda each: each[0].due(each[1].period))
     return {
         "name": thread.name,
         "id": thread.number,
         "active_pollers": [_describe_poller(*each) for each in pollers if not each[1].period],
-        "timed_pollers": [_describe_poller(*each) for each in pollers if each[1].period],
+        "timed_pollers": [_describe_poller(*each) for each in timed],
         "paused_pollers": [],
     }
 
 
-def _describe_poller(number: int, poller: Poller) -> dict[str, Any]:
-    answer = {"name": poller.name, "id": number, "state": "waiting", "run_count": 0, "busy_count": 0}
+def _describe_poller(polled: Polled, poller: Poller) -> dict[str, Any]:
+    answer = {
+        "name": poller.name,
+        "id": polled.number,
+        "state": "waiting",
+        "run_count": polled.run_count,
+        "busy_count": polled.busy_count,
+    }
     return answer | ({"period_ticks": poller.period * TICK_RATE // 1_000_000} if poller.period else {})
 
 

@@ -165,6 +165,7 @@ class Connection(asyncio.Protocol):
             return _error(identifier, RpcError(INTERNAL_ERROR, "Internal error"))
 
     def _send(self, answer: Any) -> None:
+        self._server.app.framework.threads.look_soon()
         if answer is not None and self._transport is not None:
             self._transport.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 

@@ -62,7 +62,7 @@ class TransportOptions:
     kas: int = 100
     min_kato: int = 10000
     acceptor_poll_rate: int = 10000
-    """Microseconds, for ``thread_get_pollers``: nothing is polled here."""
+    """Microseconds, for ``thread_get_pollers``: a connection is accepted at once."""
 
 
 @dataclass
@@ -149,6 +149,8 @@ class Nvmf:
         self.groups: list[PollGroup] = []
         """Those of a process are one target's. Connections go to them in turn."""
         self._connections = 0
+        self._thread_table: Threads | None = None
+        """Of a target that has poll groups."""
         self._portals: dict[Address, asyncio.Server] = {}
         self._opening = asyncio.Lock()
         self._discovery_generation = 0
@@ -174,6 +176,7 @@ class Nvmf:
     def add_poll_groups(self, threads: Threads) -> None:
         """One for each core that shall have one, on a thread of its own."""
         cores = [core for core in threads.cores if self.config.poll_groups is None or core in self.config.poll_groups]
+        self._thread_table = threads
         for number in range(len(cores)):
             name = f"nvmf_tgt_poll_group_{number:03}"
             self.groups.append(PollGroup(threads.create(name, self.config.poll_groups)))
@@ -203,7 +206,8 @@ class Nvmf:
         """What SPDK polls on that thread. ``sleeps``: it is in interrupt mode."""
         transport = self.transport
         if transport and thread.number == APP_THREAD:
-            yield Poller(self, "nvmf_tcp_accept", 0 if sleeps else transport.acceptor_poll_rate)
+            period = 0 if sleeps else transport.acceptor_poll_rate
+            yield Poller(self, "nvmf_tcp_accept", period, work=self._connections)
         if thread.number not in self.threads:
             return
         if transport:
@@ -228,6 +232,8 @@ class Nvmf:
         if self.transport:
             raise NvmfError(errno.EEXIST, f"Transport type '{options.trtype}' already exists")
         self.transport = options
+        if self._thread_table:
+            self._thread_table.look()
 
     def subsystem(self, nqn: str) -> Subsystem:
         """Raises NvmfError(ENODEV)."""
@@ -319,6 +325,8 @@ class Nvmf:
             return Refusal()
         group = self.groups[self._connections % len(self.groups)]
         self._connections += 1
+        if self._thread_table:
+            self._thread_table.look_soon()
         return Connection(self, options, address, group)
 
     def _release_portal(self, address: Address) -> None:

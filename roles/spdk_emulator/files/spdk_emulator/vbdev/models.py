@@ -84,7 +84,7 @@ class DelayBdev(PassthruBdev):
             super().submit(io)
 
     def channel_pollers(self, thread: int) -> Iterator[Poller]:
-        yield Poller(self, "_delay_finish_io")
+        yield Poller(self, "_delay_finish_io", work=self.stats.of(thread).done)
 
     def _complete_later(self, io: BdevIo, status: int) -> None:
         which = "p99" if random.random() < 0.01 else "avg"

@@ -232,6 +232,7 @@ class BlkController:
     def channels_changed(self) -> None:
         if self.bdev is not None:
             self.bdev.channels_changed()
+        self._vhost.pollers_changed()
 
     def session_closed(self, session: Session) -> None:
         self.sessions.remove(session)
@@ -364,6 +365,10 @@ class Vhost:
         for controller in self:
             controller.close()
         self._controllers.clear()
+
+    def pollers_changed(self) -> None:
+        """A session has one."""
+        self._app.framework.threads.look_soon()
 
     def pollers(self, thread: Thread) -> Iterator[Poller]:
         for controller in self:
