@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -68,9 +69,11 @@ def test_a_batch_is_answered_as_one_when_all_of_it_is_done(emulator: Emulator) -
 def test_a_big_request_is_taken_and_a_bigger_one_is_not(emulator: Emulator) -> None:
     with emulator.connect() as connection:
         assert ask(connection, call("bdev_get_bdevs", 1, name="x" * 200_000))["error"]["message"] == "No such device"
-    with emulator.connect() as connection:
+    # It hangs up in the middle of the request; where there was more to read, the kernel calls that a reset.
+    with emulator.connect() as connection, contextlib.suppress(ConnectionError):
         connection.sendall(call("bdev_get_bdevs", 1, name="x" * 300_000))
         assert connection.recv(1) == b""
+    assert emulator.call("spdk_get_version")
 
 
 def test_a_result_that_is_bigger_than_the_sockets_buffer_arrives(emulator: Emulator) -> None:
