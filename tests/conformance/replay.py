@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from support.spdk import START_SECONDS, prefix, program  # noqa: E402  (the path to it is made here)
+from support.trace_reader import leave_nothing  # noqa: E402
 
 RECORDINGS = HERE / "recordings"
 ANSWER_SECONDS = 30.0
@@ -154,6 +155,7 @@ class Node:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        leave_nothing(self._process.pid)
         self._log.close()
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .trace_reader import leave_nothing
+
 FILES = Path(__file__).resolve().parents[2] / "roles" / "spdk_emulator" / "files"
 START_SECONDS = 60
 MEMORY_MIB = 2048
@@ -116,7 +118,10 @@ class Spdk:
 
     def kill(self) -> None:
         """SIGKILL."""
+        pid = self._process.pid if self._process is not None else None
         self._end(signal.SIGKILL)
+        if pid is not None:
+            leave_nothing(pid)
 
     def pause(self) -> None:
         """SIGSTOP: it is there and does nothing, until :meth:`resume`."""

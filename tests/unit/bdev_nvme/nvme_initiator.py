@@ -14,6 +14,7 @@ from typing import Any
 from support.emulator import FILES
 from support.initiator import NQN, SECONDS, Initiator, finished, initiator, io
 from support.ports import free_port
+from support.trace_reader import leave_nothing
 
 __all__ = ["NQN", "SECONDS", "Initiator", "Target", "finished", "initiator", "io"]
 
@@ -77,6 +78,7 @@ class Target:
     def kill(self) -> None:
         """Without warning."""
         self.stop(signal.SIGKILL)
+        leave_nothing(self.process.pid)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         assert self.process is not None

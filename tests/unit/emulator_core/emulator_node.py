@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support.trace_reader import leave_nothing
+
 FILES = Path(__file__).parents[3] / "roles" / "spdk_emulator" / "files"
 SECONDS = 60.0
 """The longest that anything here may take."""
@@ -66,7 +68,10 @@ class Emulator:
         """The exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.wait()
+        status = self.wait()
+        if number == signal.SIGKILL:
+            leave_nothing(self.process.pid)
+        return status
 
     def wait(self) -> int:
         """Until it has ended; the exit status."""

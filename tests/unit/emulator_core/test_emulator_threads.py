@@ -12,7 +12,8 @@ import pytest
 from emulator_node import SECONDS, Emulator
 from spdk_emulator.framework import cores
 from spdk_emulator.framework.threads import APP_THREAD, Poller, Thread, Threads, running
-from spdk_emulator.framework.trace import ALL, Traces
+from spdk_emulator.framework.trace import Traces
+from spdk_emulator.framework.tracepoints import ALL
 from spdk_emulator.framework.turns import Selector, turns
 
 
@@ -386,6 +387,8 @@ def test_tracepoints_are_switched(start: Callable[..., Emulator]) -> None:
         with pytest.raises(AssertionError, match="-32602.*Invalid parameters"):
             emulator.call(method, name="nope", tpoint_mask=1)
     assert on() == {"scheduler": "0x3"}
+    assert emulator.stop() == 0
+    assert not Path("/dev/shm/spdk_tgt_trace.3").exists()
 
 
 # The scheduler

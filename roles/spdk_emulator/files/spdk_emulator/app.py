@@ -124,6 +124,7 @@ class App:
             loop.add_signal_handler(number, self.stop)
         server = Server(self, self.options.rpc_socket) if self.options.rpc_socket else None
         try:
+            self.framework.traces.open(self.framework.threads)
             config = self._read_config()
             if server:
                 await server.bind()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .framework.models import matching_flags
 from .framework.threads import Threads
-from .framework.trace import Traces
+from .framework.trace import DEFAULT_ENTRIES, Traces
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Options:
     """Of the groups that are traced from the beginning."""
     shm_id: int = -1
     """In the name of the file of traces; below 0: the process's number stands there."""
+    trace_entries: int = DEFAULT_ENTRIES
+    """Of that file, for each core; 0: there is no file."""
     log_flags: list[str] = field(default_factory=list)
     quiet: bool = False
     rpcs_allowed: frozenset[str] | None = None
@@ -51,13 +53,22 @@ _WITH_VALUE = (
     ("-B", "--pci-blocked"),
     ("-A", "--pci-allowed"),
     ("--huge-dir",),
-    ("--num-trace-entries",),
     ("--iova-mode",),
     ("--base-virtaddr",),
     ("--env-context",),
     ("--vfio-vf-token",),
     ("--msg-mempool-size",),
 )
+
+
+_MOST_ENTRIES = 1 << 32
+
+
+def _entries(text: str) -> int:
+    number = int(text, 0)
+    if not 0 <= number <= _MOST_ENTRIES or number & (number - 1):
+        raise argparse.ArgumentTypeError(f"{text} is no power of 2, or too many")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     acted.add_argument("-L", "--logflag", action="append", default=[], help="a log flag to switch on")
     acted.add_argument("-e", "--tpoint-group", help="tracepoints to switch on: group, group:mask, group:name+name")
     acted.add_argument("-i", "--shm-id", type=int, default=Options.shm_id, help="number of the file of traces")
+    acted.add_argument("--num-trace-entries", default=DEFAULT_ENTRIES, type=_entries, help="its entries for each core")
     acted.add_argument("--silence-noticelog", action="store_true", help="log warnings and errors only")
     acted.add_argument("-f", dest="pid_file", help="file to write the process id to")
     parser.add_argument("-v", "--version", action="version", version=VERSION)
@@ -115,6 +127,7 @@ def parse(arguments: list[str]) -> Options:
         pid_file=given.pid_file,
         tpoints=given.tpoint_group,
         shm_id=given.shm_id,
+        trace_entries=given.num_trace_entries,
         log_flags=given.logflag,
         quiet=given.silence_noticelog,
         rpcs_allowed=frozenset(given.rpcs_allowed.split(",")) if given.rpcs_allowed else None,

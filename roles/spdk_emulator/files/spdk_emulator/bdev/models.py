@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..framework.threads import APP_THREAD, Poller, Thread, running
+from ..framework.trace import tracing
+from . import tracepoints
 from .qos import Qos
 from .quiesce import Quiesce, Work
 from .stats import NO_THREAD, BdevStats
@@ -65,7 +67,7 @@ class BdevIo:
     returns.
     """
 
-    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "bdev", "started")
+    __slots__ = ("op", "offset", "length", "iov", "done", "thread", "bdev", "started", "context")
 
     def __init__(self, op: Op, offset: int, length: int, iov: list[memoryview], done: Callable[[int], None]) -> None:
         self.op = op
@@ -85,6 +87,8 @@ class BdevIo:
             self.done(status)
             return
         bdev.outstanding -= 1
+        if tracing.bdev_io:
+            tracepoints.done(self)
         bdev.stats.of(self.thread).count(self.op, self.length, time.perf_counter_ns() - self.started, status)
         self.done(status)
         if bdev.quiesced is not None:
@@ -215,6 +219,8 @@ class Bdev:
         """Where I/O has to wait while somebody has, or wants, the bdev alone."""
         self.qos = Qos(self.submit)
         self.on_close: Callable[[], None] = lambda: None
+        self.trace_owner = 0
+        """Its number in the file of traces."""
 
     @property
     def size(self) -> int:
@@ -232,7 +238,8 @@ class Bdev:
         return bool(self.threads)
 
     def channels_changed(self) -> None:
-        """A holder has come or gone, or has channels on other threads than before."""
+        """A holder has come or gone, or has channels on other threads than before. What stands on others tells them."""
+        tracing.channels_changed()
 
     def admits(self, thread: int) -> bool:
         """Whether that thread can have a channel. In SPDK each needs an I/O queue of the NVMe controllers below."""
@@ -253,6 +260,8 @@ class Bdev:
         A reset does not wait: it ends what others wait for.
         """
         if self.quiesced is not None and io.op != Op.RESET:
+            if tracing.bdev_io:
+                tracepoints.take_context(io)
             self.quiesced.add(io)
         else:
             self.enter(io)
@@ -267,10 +276,15 @@ class Bdev:
         io.bdev = self
         self.outstanding += 1
         io.started = time.perf_counter_ns()
+        if tracing.bdev_io:
+            tracepoints.started(io)
         if self.qos.holds:
             self.qos.admit(io)
         else:
             self.submit(io)
+
+    def trace_done(self, io: BdevIo) -> None:
+        """Record what the bdev's module has of the end of an I/O."""
 
     def channel_pollers(self, thread: int) -> Iterator[Poller]:
         """What SPDK polls on a thread that has a channel to this bdev."""
@@ -484,6 +498,7 @@ def setup(app: App) -> BdevRegistry:
     """The family's state; see :class:`~spdk_emulator.app.App`."""
     bdevs = BdevRegistry()
     bdevs.watchers.append(app.framework.notifications.send)
+    tracepoints.watch(bdevs, app.framework.traces)
     app.framework.threads.add_pollers(lambda thread: _pollers(bdevs, thread))
     app.add_config("bdev", lambda: [{"method": "bdev_set_options", "params": dict(bdevs.options)}])
     app.add_config("bdev", lambda: _of_modules(bdevs))

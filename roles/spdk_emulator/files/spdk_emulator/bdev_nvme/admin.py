@@ -23,6 +23,7 @@ async def connect_queue(
     data = nvme.CONNECT_DATA.pack(
         hostid=host.identifier, cntlid=cntlid, subnqn=trid.subnqn.encode(), hostnqn=host.nqn.encode()
     )
+    connection.queue.qid = qid
     low = qid << 16 | depth << 32
     return await connection.call("Connect", nvme.FABRICS_OPCODE, Fabrics.CONNECT, low, kato, data)
 

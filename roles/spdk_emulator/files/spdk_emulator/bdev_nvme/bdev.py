@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..bdev.models import Bdev, BdevIo, CompareAndWriteIo, Op, Status
+from ..framework.trace import tracing
 from ..nvme_tcp import nvme
 from ..nvme_tcp.host import FirstHalf, Request, SecondHalf, part
 from ..nvme_tcp.nvme import DO_NOT_RETRY, Io, Sc
@@ -34,6 +35,8 @@ _OPCODES = {
 _PLAIN = (Op.READ, Op.WRITE)
 _IO_READ, _IO_WRITE = int(Io.READ), int(Io.WRITE)
 _CODE_TYPE_PATH = 0x3
+_TRACE_START, _TRACE_DONE = range(2)
+"""The bits of these tracepoints. A command's context has the same value as the I/O: neither is an object of its own."""
 
 
 class _Parts:
@@ -219,6 +222,7 @@ class NvmeBdev(Bdev):
             request.context.complete(Status.INTERNAL_ERROR)
 
     def channels_changed(self) -> None:
+        super().channels_changed()
         self._on_channels()
 
     def admits(self, thread: int) -> bool:
@@ -227,6 +231,8 @@ class NvmeBdev(Bdev):
     # I/O
 
     def submit(self, io: BdevIo) -> None:
+        if tracing.bdev_nvme is not None:
+            tracing.bdev_nvme(_TRACE_START, 0, 0, id(io), id(io), thread=io.thread)
         op, length = io.op, io.length
         if op in _PLAIN and length <= self._max_transfer:
             shift = self._shift
@@ -245,6 +251,10 @@ class NvmeBdev(Bdev):
             self._submit_pair(io)
         else:
             self._submit_parts(io)
+
+    def trace_done(self, io: BdevIo) -> None:
+        if tracing.bdev_nvme is not None:
+            tracing.bdev_nvme(_TRACE_DONE, 0, 0, id(io), id(io), thread=io.thread)
 
     def _submit_pair(self, io: CompareAndWriteIo) -> None:
         place = (self.nsid, io.offset >> self._shift, (io.length >> self._shift) - 1)

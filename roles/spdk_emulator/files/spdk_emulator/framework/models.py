@@ -233,13 +233,16 @@ class Framework:
         self.notifications = Notifications()
         self.scheduler = Scheduler()
         self.threads = Threads(app.options.cpumask, app.options.main_core, app.options.interrupt_mode)
-        self.traces = Traces(app.options.tpoints, app.options.shm_id)
+        self.traces = Traces(app.options.tpoints, app.options.shm_id, app.options.trace_entries)
         if app.options.rpc_socket:
             self.threads.add_pollers(_rpc_pollers)
         self.keyring = Keyring()
 
     async def start(self) -> None:
         self.scheduler.set_static()
+
+    async def shutdown(self) -> None:
+        self.traces.close()
 
 
 def _rpc_pollers(thread: Thread) -> list[Poller]:

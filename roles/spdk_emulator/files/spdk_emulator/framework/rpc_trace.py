@@ -1,4 +1,4 @@
-"""JSON-RPC methods of tracepoints. Masks are kept; nothing is recorded, and the file that answers name is not there."""
+"""JSON-RPC methods of tracepoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..jsonrpc.errors import INVALID_PARAMS, RpcError
 from ..jsonrpc.params import string, uint64
 from ..jsonrpc.registry import ANY, Param, method
-from .trace import GROUPS
+from .tracepoints import GROUPS
 
 if TYPE_CHECKING:
     from ..app import App
@@ -48,7 +48,7 @@ def _change(change: Callable[..., None], *what: Any) -> bool:
 
 @method("trace_clear", bad_params=(INVALID_PARAMS, "trace_clear requires no parameters"))
 def trace_clear(app: App) -> bool:
-    """There is nothing to clear."""
+    app.framework.traces.forget()
     return True
 
 
@@ -77,8 +77,8 @@ def trace_get_tpoint_group_mask(app: App) -> dict[str, Any]:
                 "mask": hex(1 << group.bit),
                 "tpoint_mask": hex(traces.masks[group.bit]),
                 "tpoints": [
-                    {"name": name, "tpoint_id": bit, "enabled": bool(traces.masks[group.bit] >> bit & 1)}
-                    for bit, name in group.named().items()
+                    {"name": tpoint.name, "tpoint_id": bit, "enabled": bool(traces.masks[group.bit] >> bit & 1)}
+                    for bit, tpoint in group.tpoints.items()
                 ],
             }
             for group in GROUPS

@@ -147,6 +147,10 @@ class Threads:
         self._polled: list[Callable[[Thread], Iterable[Poller]]] = []
         self._look_planned = False
         self._look_took = 0.0
+        self.created: list[Callable[[Thread], None]] = []
+        """Called with each new thread."""
+        self.moving: list[Callable[[Thread, int], None]] = []
+        """Called with a thread that is about to get a core, and that core."""
         self.create("app_thread", frozenset([self.main_core]))
 
     def __iter__(self) -> Iterator[Thread]:
@@ -164,8 +168,10 @@ class Threads:
         """On the next core, in turn, that ``cpus`` has; None: on any. An identifier is given once."""
         self.settle()
         self._numbers += 1
-        thread = Thread(name, self._numbers, self.cpus if cpus is None else cpus, self.main_core)
+        thread = Thread(name, self._numbers, self.cpus if cpus is None else cpus, self._current_core)
         self._threads[thread.number] = thread
+        for created in self.created:
+            created(thread)
         self._schedule(thread)
         return thread
 
@@ -182,14 +188,24 @@ class Threads:
         thread.cpus = cpus
         self._schedule(thread)
 
+    @property
+    def _current_core(self) -> int:
+        """Where the thread is whose work is done now."""
+        thread = self._threads.get(running.thread)
+        return self.main_core if thread is None else thread.core
+
     def _schedule(self, thread: Thread) -> None:
+        core = self._next_core
         for _unused in self.cores:
-            thread.core = self._next_core
-            self._next_core = self.cores[(self.cores.index(thread.core) + 1) % len(self.cores)]
-            if thread.core in thread.cpus:
+            core = self._next_core
+            self._next_core = self.cores[(self.cores.index(core) + 1) % len(self.cores)]
+            if core in thread.cpus:
                 break
+        for moving in self.moving:
+            moving(thread, core)
+        thread.core = core
         thread.scheduled = time.perf_counter_ns()
-        self.reactors[thread.core].threads.append(thread)
+        self.reactors[core].threads.append(thread)
 
     def settle(self) -> None:
         """Bring all times up to now. Time in which none of its threads is busy is a core's, in equal parts theirs."""

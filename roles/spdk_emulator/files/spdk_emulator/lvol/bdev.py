@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..bdev.models import Bdev, BdevError, BdevIo, Op, Status
 from ..bdev.transfer import copy, make_zero, transfer
+from ..framework.trace import tracing
 
 if TYPE_CHECKING:
     from .store import Store
 
 READABLE = frozenset({Op.READ, Op.RESET})
 WRITABLE = READABLE | {Op.WRITE, Op.WRITE_ZEROES, Op.UNMAP}
+_TRACE_START, _TRACE_COMPLETE = range(2)
+"""The bits of the tracepoints of ``blob``."""
 
 
 @dataclass
@@ -109,6 +112,8 @@ class Lvol(Bdev):
             io.complete(Status.INTERNAL_ERROR)
             return
         self._running += 1
+        if tracing.blob is not None:
+            self._trace(_TRACE_START, io)
         index, start = divmod(io.offset, self.cluster_size)
         if start + io.length <= self.cluster_size and io.op in (Op.READ, Op.WRITE):
             place = self.clusters.get(index)
@@ -120,10 +125,21 @@ class Lvol(Bdev):
             self._done(io, Status.SUCCESS)
         elif io.op == Op.UNMAP and self._frees(io):
             self.store.spawn(self._free(io))
+            tracing.context = 0
         else:
             self._split(io)
+            tracing.context = 0
+
+    def _trace(self, bit: int, io: BdevIo) -> None:
+        """What begins on the base now is for this I/O; the blobstore has no object of its own for it."""
+        if tracing.blob is not None and io.op != Op.RESET:
+            tracing.blob(bit, 0, 0, id(io), id(io), thread=io.thread)
+            if bit == _TRACE_START:
+                tracing.context = id(io)
 
     def _done(self, io: BdevIo, status: int) -> None:
+        if tracing.blob is not None:
+            self._trace(_TRACE_COMPLETE, io)
         self._leave()
         io.complete(status)
 
@@ -316,6 +332,7 @@ class Lvol(Bdev):
                     del self.clusters[index]
                 self.store.give_back(freed.values())
         except OSError:
+            self._trace(_TRACE_COMPLETE, io)
             io.complete(Status.INTERNAL_ERROR)
             return
         self._running += 1

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..framework.trace import tracing
+from . import tracepoints
 from .nvme import (
     FABRICS_OPCODE,
     FUSED_FIRST,
@@ -160,6 +162,8 @@ class HostQueue:
         data_digest: bool = False,
     ) -> None:
         self.depth = depth
+        self.qid = 0
+        """As its owner has connected it."""
         self.in_capsule = 8192
         """Bytes of data that a command capsule may carry: 8 KiB on the admin queue, else what IOCCSZ says."""
         self.max_h2c_data = 0
@@ -220,6 +224,8 @@ class HostQueue:
             sgl, carried = SGL_TRANSPORT, 0
         request.moved = carried
         request.damaged = False
+        if tracing.nvme_tcp is not None:
+            tracepoints.submitted(self, request, cid)
         out = self.out
         if not out:
             self._on_output()
@@ -248,6 +254,10 @@ class HostQueue:
     def take_requests(self) -> list[Request]:
         """All requests without a completion, those sent first. The queue is of no use afterwards."""
         sent = [request for request in self._sent if request is not None]
+        if tracing.nvme_tcp is not None:
+            for cid, request in self.in_flight().items():
+                self._free.append(cid)
+                tracepoints.completed(self, request, cid, Sc.ABORTED_SQ_DELETION)
         waiting = list(self._waiting)
         self._sent = [None] * self.depth
         self._waiting.clear()
@@ -413,6 +423,8 @@ class HostQueue:
         if not status and (request.damaged or request.moved != request.length and not request.may_fall_short):
             # The data did not come or go as a whole: what the controller calls a success is none.
             status = Sc.TRANSIENT_TRANSPORT_ERROR
+        if tracing.nvme_tcp is not None:
+            tracepoints.completed(self, request, cid, status)
         request.done(request, status, value)
         if self._waiting:
             self._send_waiting()

@@ -20,6 +20,7 @@ from ..bdev.compare import compare, compare_and_write
 from ..bdev.models import Op, Status
 from ..bdev.transfer import copy
 from ..framework.threads import APP_THREAD, running
+from ..framework.trace import tracing
 from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
@@ -45,6 +46,7 @@ from ..nvme_tcp.pdu import (
 )
 from .controller import Answer, Controller
 from .subsystem import Address, Namespace, NvmfError
+from .tracepoints import QueueState, QueueTrace
 
 if TYPE_CHECKING:
     from .models import Nvmf, PollGroup, TransportOptions
@@ -153,6 +155,7 @@ class Connection(asyncio.Protocol):
         self._open = False
         self._copying: set[asyncio.Task[int]] = set()
         self._termination: asyncio.TimerHandle | None = None
+        self._trace = QueueTrace(group.thread.number, id(self))
 
     # asyncio's side
 
@@ -164,9 +167,11 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = (str(peer[0]), str(peer[1]))
         self.group.connections[self] = None
+        self._trace.connected(self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open = False
+        self._trace.disconnected()
         self._out.clear()
         self._drop_waiting()
         self._abort_compare()
@@ -178,7 +183,7 @@ class Connection(asyncio.Protocol):
         if self.controller:
             self.group.stats.disconnected(self.qid)
             self.controller.queue_closed(self)
-            self._linger()
+        self._linger()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -191,6 +196,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._termination or not self._open:
             return
+        if tracing.nvmf_tcp is not None:
+            self._trace.read(len(data))
         self._incoming = self._decoder.feed(data)
         self._work()
 
@@ -212,6 +219,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._flush()
             running.thread = APP_THREAD
+            tracing.context = 0
 
     def abort(self) -> None:
         """Close at once, without sending what waits."""
@@ -250,9 +258,11 @@ class Connection(asyncio.Protocol):
         elif isinstance(pdu, H2CData):
             self._receive_data(pdu)
         elif isinstance(pdu, IcReq):
+            self._trace.changed(QueueState.INITIALIZING)
             self._send(
                 IcResp(0, pdu.alignment, pdu.header_digest, pdu.data_digest, max_h2c_data=self.options.max_io_size)
             )
+            self._trace.changed(QueueState.RUNNING)
             self.framing = Framing(pdu.header_digest, pdu.data_digest, pdu.alignment)
             self._decoder.framing = self.framing
         elif isinstance(pdu, TermReq):
@@ -270,6 +280,9 @@ class Connection(asyncio.Protocol):
         if way:
             self._check_sgl(pdu, command, way, may_be_large=fabrics or self.qid == 0)
         slot = self._slots.popleft()
+        if tracing.nvmf_tcp is not None:
+            has_data, in_capsule = way in (_TO_CONTROLLER, _TO_HOST), command.sgl_id != nvme.SGL_TRANSPORT
+            self._trace.received(slot, self._depth(), has_data, way == _TO_CONTROLLER, in_capsule)
         if command.flags & nvme.FUSED_MASK or self._first_half is not None:
             self._find_other_half(slot, command)
         if way == _TO_CONTROLLER and command.sgl_id == nvme.SGL_TRANSPORT:
@@ -347,6 +360,8 @@ class Connection(asyncio.Protocol):
 
     def abort_command(self, cid: int) -> bool:
         """Complete a command as aborted if it only waits: for an event, or for its data."""
+        if tracing.nvmf_tcp is not None:
+            self._trace.aborting()
         if self.controller and cid in self._event_slots and self.controller.abort_event_request(cid):
             self.complete(cid, Sc.ABORTED_BY_REQUEST)
             return True
@@ -359,11 +374,15 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, slot: int, cid: int, status: int, value: int = 0) -> None:
         if self._open:
+            if tracing.nvmf_tcp is not None:
+                self._trace.finished(slot)
             self._send(CapsuleResp(nvme.completion(cid, self._advance(), status, value)))
         self._release(slot)
 
     def _release(self, slot: int) -> None:
         """The command in this slot is over, whether or not anybody is told so."""
+        if tracing.nvmf_tcp is not None:
+            self._trace.completed(slot, self._depth())
         self._slots.append(slot)
         if slot in self._halves:
             half = self._halves.pop(slot)
@@ -377,18 +396,29 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """A closed queue is the subsystem's as long as it has commands at work."""
+        at_work = self._at_work() - set(self._event_slots.values())
+        if not at_work:
+            self._trace.destroyed()
         if not self.qid or self.controller is None:
             return
-        if self._at_work():
+        if at_work:
             self.controller.subsystem.ending.add(self)
         else:
             self.controller.subsystem.ending.discard(self)
 
     def _drop_waiting(self) -> None:
         """Nothing more comes from the host: commands that wait for data, or for their other half, are over."""
-        self._slots.extend(self._transfers.keys() | self._halves.keys())
+        dropped = self._transfers.keys() | self._halves.keys()
+        if tracing.nvmf_tcp is not None:
+            for slot in dropped:
+                self._trace.completed(slot, self._depth())
+        self._slots.extend(dropped)
         self._transfers.clear()
         self._halves.clear()
+
+    def _depth(self) -> int:
+        """How many commands there are, whatever they wait for."""
+        return self.options.max_queue_depth - len(self._slots)
 
     def _at_work(self) -> set[int]:
         """The slots of commands that are not over, without those that only wait for their data or other half."""
@@ -420,6 +450,8 @@ class Connection(asyncio.Protocol):
                 last = offset + len(part) == len(data)
                 self._send(C2HData(cid, offset, part, last, success and last))
         if success:
+            if tracing.nvmf_tcp is not None:
+                self._trace.finished(slot)
             self._advance()
             self._release(slot)
         else:
@@ -480,6 +512,8 @@ class Connection(asyncio.Protocol):
 
     def _execute(self, slot: int, command: Command, iov: list[Buffer]) -> None:
         controller = self.controller
+        if tracing.nvmf_tcp is not None:
+            self._trace_execution(slot, command)
         if slot in self._halves:
             self._execute_half(self._halves[slot], iov)
         elif controller is None:
@@ -503,6 +537,13 @@ class Connection(asyncio.Protocol):
                 self._event_slots[command.cid] = slot
             else:
                 self._finish_with(slot, command, answer)
+
+    def _trace_execution(self, slot: int, command: Command) -> None:
+        """A half of a fused operation comes here a second time, with the other one."""
+        if slot in self._halves or not command.flags & nvme.FUSED_MASK:
+            self._trace.ready(slot)
+        if slot not in self._halves:
+            self._trace.executing(slot)
 
     def _fabrics(self, controller: Controller, command: Command) -> Answer:
         size = command.cdw10 & 7
@@ -560,6 +601,7 @@ class Connection(asyncio.Protocol):
             controller.queues[qid] = self
             self.controller = controller
         self.group.stats.connected(qid)
+        self._trace.named(subsystem.nqn, self.address, qid)
         host = subsystem.hosts.get(host_nqn)
         if host and host.dhchap_key:
             config = self.target.config
