@@ -13,8 +13,10 @@ from .lab import COUNTED, DISKS, RUN_DIR, Lab, seconds, virtual_disks
 from .report import Pairs, Report
 
 ROUNDS = 3
-SEEN = "until [ $(grep -l ^st1n /sys/block/vd*/serial | wc -l) = {number} ]; do sleep 0.05; done"
-"""In the guest: its kernel shows so many virtual disks."""
+APPEARED = f"until [ $(ls /dev/disk/by-id | grep -c ^virtio-st1n) = {DISKS} ]; do sleep 0.05; done"
+"""In the guest: all are there, to be opened by their names, which is what disks.yml waits for."""
+GONE = "while grep -qs ^st1n /sys/block/vd*/serial; do sleep 0.05; done"
+"""In the guest: its kernel has none of them any more."""
 
 
 def measure(report: Report, lab: Lab) -> None:
@@ -25,8 +27,8 @@ def measure(report: Report, lab: Lab) -> None:
     down = recorded(lab, "absent")
     work = {
         # The storage target first, and the IPU's SPDK; the other way round when they go, once the guest has let go.
-        "up": {"action": "create", "before": [up["st1"], up["ipu1"]], "after": [], "guest": seen(lab, DISKS)},
-        "down": {"action": "delete", "before": [], "after": [down["ipu1"], down["st1"]], "guest": seen(lab, 0)},
+        "up": {"action": "create", "before": [up["st1"], up["ipu1"]], "after": [], "guest": lab.guest_command(APPEARED)},
+        "down": {"action": "delete", "before": [], "after": [down["ipu1"], down["st1"]], "guest": lab.guest_command(GONE)},
     }
     sma = {"sma": f"unix:{RUN_DIR}/ipu1/sma/sma.sock:8080", "volumes": volumes}
     states = {"up": "attached", "down": "absent"}
@@ -72,10 +74,6 @@ def volumes_of(lab: Lab) -> list[str]:
     volumes = [bdev["uuid"] for bdev in lab.rpc("ipu1", "bdev_get_bdevs") if bdev["name"].startswith("st1n")]
     assert len(volumes) == DISKS, f"the IPU has {len(volumes)} volumes, wanted {DISKS}"
     return volumes
-
-
-def seen(lab: Lab, number: int) -> list[str]:
-    return lab.guest_command(SEEN.format(number=number))
 
 
 def client(work: dict[str, Any]) -> None:
