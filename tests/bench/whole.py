@@ -25,10 +25,11 @@ def measure(report: Report, lab: Lab) -> None:
     lab.disks("absent")
     up, volumes = recorded(lab, "attached"), volumes_of(lab)
     down = recorded(lab, "absent")
+    there, none = lab.guest_command(APPEARED), lab.guest_command(GONE)
     work = {
         # The storage target first, and the IPU's SPDK; the other way round when they go, once the guest has let go.
-        "up": {"action": "create", "before": [up["st1"], up["ipu1"]], "after": [], "guest": lab.guest_command(APPEARED)},
-        "down": {"action": "delete", "before": [], "after": [down["ipu1"], down["st1"]], "guest": lab.guest_command(GONE)},
+        "up": {"action": "create", "before": [up["st1"], up["ipu1"]], "after": [], "guest": there},
+        "down": {"action": "delete", "before": [], "after": [down["ipu1"], down["st1"]], "guest": none},
     }
     sma = {"sma": f"unix:{RUN_DIR}/ipu1/sma/sma.sock:8080", "volumes": volumes}
     states = {"up": "attached", "down": "absent"}
