@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import lvol_stores, planner, virtual_disk
 from spdk_nodes import Node, start
+from support.trace_reader import leave_nothing
 
 MIB = 2**20
 WAIT_SECONDS = 30
@@ -57,6 +58,7 @@ class Lab:
     def kill(self, name: str) -> None:
         self.processes[name].kill()
         self.processes[name].wait(timeout=20)
+        leave_nothing(self.processes[name].pid)
         for socket in self.directory.glob("sma-*"):
             if name == "ipu1":
                 socket.unlink()

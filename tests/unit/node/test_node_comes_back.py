@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client, Error
 from support.ports import free_port
 from support.spdk import prefix, program
+from support.trace_reader import leave_nothing
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -79,8 +80,11 @@ class Node:
     def kill(self) -> int:
         """Kill SPDK; the exit status of what started it."""
         assert self.process is not None
-        os.kill(self.child(), signal.SIGKILL)
-        return self.process.wait(120)
+        child = self.child()
+        os.kill(child, signal.SIGKILL)
+        status = self.process.wait(120)
+        leave_nothing(child)
+        return status
 
     def stop(self) -> int:
         assert self.process is not None
