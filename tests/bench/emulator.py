@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from .lab import Lab
+from .lab import NAME, Lab
 from .report import Report
 
 
@@ -14,7 +14,7 @@ def measure(report: Report, lab: Lab) -> None:
     lab.disks("attached")
     found = {}
     for node in ("st1", "ipu1"):
-        name = f"ipdk-{node}-spdk"
+        name = f"{NAME}-{node}-spdk"
         pid = int(subprocess.check_output(["docker", "inspect", "-f", "{{.State.Pid}}", name], text=True))
         pid = python_child(pid)
         resident = memory(pid)

@@ -16,14 +16,16 @@ from typing import Any
 from support.rpc_relay import RpcRelay
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_DIR = Path("/run/ipdk-test")
+NAME = "ipdk-test"
+"""As molecule/inventory names it: the beginning of its containers' names, too."""
+RUN_DIR = Path(f"/run/{NAME}")
 INVENTORIES = ("inventories/simulation", "molecule/inventory")
 """The lab of the scenarios: one of the tests' own."""
 DISKS = 64
 COUNTED = {"spdk_rpc_socket": "{{ ipdk_node_run_dir }}/spdk/counted.sock"}
 """Variables with which modules go through :meth:`Lab.relay`."""
-SSH_KEY = "/var/lib/ipdk-test/lab-ipdk-test/id_ed25519"
-KNOWN_HOSTS = "/var/lib/ipdk-test/lab-ipdk-test/known_hosts"
+SSH_KEY = f"/var/lib/{NAME}/lab-{NAME}/id_ed25519"
+KNOWN_HOSTS = f"/var/lib/{NAME}/lab-{NAME}/known_hosts"
 
 
 class Lab:
