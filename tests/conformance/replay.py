@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from support.spdk import START_SECONDS, prefix, program  # noqa: E402  (the path to it is made here)
-from support.trace_reader import leave_nothing  # noqa: E402
+from support.trace_reader import leave_nothing  # noqa: E402  (likewise)
 
 RECORDINGS = HERE / "recordings"
 ANSWER_SECONDS = 30.0

@@ -182,6 +182,7 @@ def test_a_file_of_that_name_is_whose_it_was_last(start: Callable[..., Emulator]
 # SPDK's client
 
 
+# It is built with SPDK and not to be had without: what it reads, the reader of the tests above checks on every run.
 @pytest.mark.skipif(prefix() is None, reason="needs SPDK_PREFIX, where spdk_trace was built")
 def test_spdk_trace_reads_it(start: Callable[..., Emulator]) -> None:
     emulator = start("-e", "all")
