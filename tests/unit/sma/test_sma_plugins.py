@@ -78,13 +78,41 @@ def test_ready_waits_for_sma(vendor_sma: Sma) -> None:
     assert ready(vendor_sma, 30).returncode == 0
 
 
-def test_it_ends_at_once_whatever_python_would_wait_for(
-    make_sma: Callable[..., Sma], tmp_path: Path, qemu: FakeQemu, spdk: FakeSpdk
+LINGERING = """
+import atexit, time
+
+atexit.register(time.sleep, 600)
+"""
+INTERRUPTED = """
+import signal, sys, threading
+
+
+class Interrupted(threading.Event):
+    def wait(self, timeout=None):
+        if sys._getframe(1).f_code.co_name == "run":
+            with self._cond:
+                signal.raise_signal(signal.SIGTERM)
+        return super().wait(timeout)
+
+
+threading.Event = Interrupted
+"""
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        pytest.param(LINGERING, id="python's end takes long, as a server of grpcio that waits for ever"),
+        pytest.param(INTERRUPTED, id="the signal comes while SMA holds the lock of the event it waits for"),
+    ],
+)
+def test_it_ends_when_told(
+    make_sma: Callable[..., Sma], tmp_path: Path, qemu: FakeQemu, spdk: FakeSpdk, plugin: str
 ) -> None:
-    """grpcio's server may wait for ever at the end of Python; here it is a plugin that does."""
     packages = tmp_path / "packages"
     packages.mkdir()
-    (packages / "lingering.py").write_text("import atexit, time\n\natexit.register(time.sleep, 600)\n")
-    sma = make_sma(spdk.path, qemu.port, plugins=["lingering"], packages=packages)
-    sma.start()
+    (packages / "hindrance.py").write_text(plugin)
+    sma = make_sma(spdk.path, qemu.port, plugins=["hindrance"], packages=packages)
+    process = sma.start()
     sma.stop()  # it waits for the process, not for ever
+    assert process.returncode == 0

@@ -8,8 +8,9 @@
 
 What this adds to `spdk-sma`: a stale unix socket of a killed predecessor is removed (grpcio refuses to bind over it),
 a live one is never stolen; new files are for the service's user only; the log goes to stderr at SMA_LOGLEVEL, INFO
-when it is not set (at DEBUG SMA prints whole requests, keys included). With `--monitor PATH` the device managers reach
-a QEMU whose monitor is a unix socket (`monitor`). Everything else, the configuration's meaning included, is SPDK's.
+when it is not set (at DEBUG SMA prints whole requests, keys included); it ends whenever it is told to. With
+`--monitor PATH` the device managers reach a QEMU whose monitor is a unix socket (`monitor`). Everything else, the
+configuration's meaning included, is SPDK's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -87,6 +89,23 @@ def quieten_rpc_client(rpc_socket: str) -> None:
     logger.addHandler = lambda handler: None  # type: ignore[method-assign]
 
 
+def run(agent: Any) -> None:
+    """Serve until SIGTERM or SIGINT; in place of SPDK's `run`.
+
+    SPDK's sets a threading.Event in a signal handler. A signal that comes while the main thread enters the event's wait
+    finds its lock held by that very thread, and SMA never ends. Here the C part of the handler writes to a pipe: no
+    lock, and no moment at which a signal is missed, whichever thread it interrupts.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda signum, frame: None)
+    agent.start()
+    os.read(told, 1)
+    agent.stop()
+
+
 def leave() -> None:
     """End at once, without Python's own end.
 
@@ -114,6 +133,7 @@ def main() -> None:
     quieten_rpc_client(configuration["socket"])
     if arguments.monitor:
         monitor.bring(arguments.monitor, configuration)
+    spdk_sma.run = run
     sys.argv = ["spdk-sma", "--config", str(path)]
     spdk_sma.main()
     leave()
