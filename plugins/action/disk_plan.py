@@ -13,13 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, validate
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "disks": {"type": "raw", "required": True},
     "nodes": {"type": "dict", "required": True},
     "observed": {"type": "dict"},
-    "sights": {"type": "dict", "default": {}},
     "options": {"type": "dict", "default": {}},
 }
 
@@ -40,5 +39,6 @@ class ActionModule(ActionBase):
             plan = planner.plan(disks, nodes, given["observed"], options)
         except validate.InvalidDisks as error:
             return {**result, "failed": True, "msg": "\n".join(error.errors)}
-        left = steps.after_unplug(plan, {}, {})
-        return {**result, "plan": plan, "left": left, "disks": report.report(plan, given["sights"])}
+        if not any(step["stage"] == "unplug" for step in plan["steps"]):
+            plan.update(kept={}, remember=[])
+        return {**result, "plan": plan}

@@ -97,10 +97,25 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
     return declared
 
 
+def disk_answers(hosts: list[str], hostvars: dict[str, Any], outcomes: list[str]) -> dict[str, Any]:
+    """What the role's stages have left in the variables of the nodes."""
+    answers: dict[str, Any] = {"seen": {}, "failures": {}, "limited": {}}
+    for host in hosts:
+        variables = hostvars[host]
+        told = [variables.get(name) or {} for name in outcomes]
+        answers["failures"][host] = [each["msg"] for each in told if each.get("failed")]
+        first = (variables.get("virtual_disks_seen") or {}).get("observed") or {}
+        later = (variables.get(name) or {} for name in ("virtual_disks_appeared", "virtual_disks_gone"))
+        answers["seen"][host] = next((look["disks"] for look in (*later, first) if "disks" in look), None)
+        answers["limited"][host] = variables.get("virtual_disks_limited") or {}
+    return answers
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "declared_nodes": declared_nodes,
+            "disk_answers": disk_answers,
             "disk_keys": _of("encryption", "with_keys"),
             "export_disks": export_disks,
             "files_to_go": files_to_go,

@@ -38,11 +38,6 @@ options:
   observed:
     description: The state of the nodes, as for the filter P(ipdk.storage.plan#filter).
     type: dict
-  sights:
-    description: >-
-      By host, the disks that it shows, as M(ipdk.storage.host_disk_info) returns them; null where nobody looked.
-    type: dict
-    default: {}
   options:
     description: The options of the filter P(ipdk.storage.plan#filter).
     type: dict
@@ -59,18 +54,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The plan, as the filter P(ipdk.storage.plan#filter) returns it.
+  description:
+    - The plan, as the filter P(ipdk.storage.plan#filter) returns it.
+    - Where nothing is unplugged, without RV(plan.kept) and RV(plan.remember), which say what stays as it is where that fails.
   returned: with O(observed)
   type: dict
-left:
-  description: >-
-    What there is to do where nothing has to be unplugged first, as the filter P(ipdk.storage.plan_after_unplug#filter)
-    returns it.
-  returned: with O(observed)
-  type: dict
-disks:
-  description: What each disk is, as the filter P(ipdk.storage.plan_report#filter) returns it.
-  returned: with O(observed)
-  type: list
-  elements: dict
 """

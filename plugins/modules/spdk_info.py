@@ -53,6 +53,11 @@ options:
       - Return what is in this file, too. It is the declaration that the node keeps of its SPDK, see
         M(ipdk.storage.spdk_target).
     type: path
+  files:
+    description:
+      - Return which of these files are there, too. Of a file whose bdev is gone SPDK knows nothing.
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""
@@ -76,6 +81,11 @@ declaration:
   description: The declaration that the node keeps; null where there is no such file.
   returned: when O(declaration_file) is given
   type: dict
+files:
+  description: Those of O(files) that are there.
+  returned: when O(files) is given
+  type: list
+  elements: str
 unsupported:
   description: Sections that this SPDK has no method for. They are not in RV(spdk). Unknown is not empty.
   returned: success
@@ -83,6 +93,7 @@ unsupported:
   elements: str
 """
 
+import os
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._document import load
@@ -107,16 +118,19 @@ ARGUMENTS = {
     **CONNECTION,
     "gather": {"type": "list", "elements": "str", "choices": [*SECTIONS, "listeners"], "default": ["version"]},
     "declaration_file": {"type": "path"},
+    "files": {"type": "list", "elements": "str"},
 }
 
 
 def work(given: dict[str, Any], _check_mode: bool) -> dict[str, Any]:
     sections = [section for section in dict.fromkeys(given["gather"]) if section != "listeners"]
     told = {}
-    declaration = {}
+    of_the_node = {}
     try:
         if given["declaration_file"]:
-            declaration = {"declaration": load(given["declaration_file"])}
+            of_the_node["declaration"] = load(given["declaration_file"])
+        if given["files"] is not None:
+            of_the_node["files"] = [path for path in given["files"] if os.path.isfile(path)]
         with Client(given["rpc_socket"], given["rpc_timeout"]) as client:
             answers = dict(zip(sections, client.pipeline([SECTIONS[section] for section in sections])))
             if "listeners" in given["gather"]:
@@ -131,7 +145,7 @@ def work(given: dict[str, Any], _check_mode: bool) -> dict[str, Any]:
     broken = [str(answer) for answer in spdk.values() if isinstance(answer, Error)]
     if broken:
         return {"failed": True, "msg": "; ".join(dict.fromkeys(broken))}
-    return {"changed": False, "spdk": spdk, "unsupported": unsupported, **declaration}
+    return {"changed": False, "spdk": spdk, "unsupported": unsupported, **of_the_node}
 
 
 def main() -> None:

@@ -33,6 +33,23 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
 )
 
 
+OF_EVERY_BDEV = ("name", "aliases", "product_name", "uuid", "block_size", "num_blocks", "claimed", "assigned_rate_limits")
+OF_ITS_KIND = ("aio", "crypto", "lvol")
+"""What is read of ``driver_specific``."""
+
+
+def brief(answers: dict[str, Any]) -> dict[str, Any]:
+    """SPDK's answers without what nobody here reads: most of what it says of a bdev."""
+    return {**answers, "bdevs": [_brief(bdev) for bdev in answers["bdevs"]]} if "bdevs" in answers else answers
+
+
+def _brief(bdev: dict[str, Any]) -> dict[str, Any]:
+    specific = {key: value for key, value in (bdev.get("driver_specific") or {}).items() if key in OF_ITS_KIND}
+    # Whether a volume may be written is how a read-only one is told.
+    types = {"supported_io_types": bdev["supported_io_types"]} if "lvol" in specific else {}
+    return {**{key: bdev[key] for key in OF_EVERY_BDEV if key in bdev}, "driver_specific": specific, **types}
+
+
 @dataclass
 class Target:
     """A storage target as observed. ``bdevs`` has a logical volume by its alias, ``store/volume``."""

@@ -37,6 +37,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import (
     STAGES,
     Refused,
     Step,
+    fences,
     module_arguments,
 )
 from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import validate
@@ -627,6 +628,8 @@ def plan(
       ``not_converged``
     - ``kept``: by node, the declarations that were found; ``remember``: what changes in them (see ``declaration.py``)
     - ``declarations``: by node, those that differ from what is there
+    - ``fences``: the storage targets that are to shut a host out
+    - ``stuck``: the disks that nothing more is done for; none yet (see ``steps.after_unplug``)
     - ``text``: all of that for a human, a list of lines
     """
     options = options or {}
@@ -678,5 +681,7 @@ def plan(
         "kept": sides.kept,
         "remember": remember,
         "declarations": declarations,
+        "fences": fences(steps),
+        "stuck": [],
         "text": plan_text(planner.steps, summary, problems, unmanaged, sorted(declarations), warnings),
     }

@@ -151,8 +151,13 @@ def after_unplug(
         "nodes": module_arguments(left),
         "stuck": sorted(stuck),
         "declarations": declaration.changed(planned["kept"], planned["remember"], sorted(stuck)),
-        "fences": sorted({step["node"] for step in left if step["action"] in FENCING}),
+        "fences": fences(left),
     }
+
+
+def fences(steps: list[dict[str, Any]]) -> list[str]:
+    """The storage targets that are to shut a host out."""
+    return sorted({step["node"] for step in steps if step["action"] in FENCING})
 
 
 def after_fence(planned: dict[str, Any], left: dict[str, Any], subsystems: dict[str, Any]) -> dict[str, Any]:
