@@ -56,7 +56,7 @@ RETURN = r"""
 plan:
   description:
     - The plan, as the filter P(ipdk.storage.plan#filter) returns it.
-    - Where nothing is unplugged, without RV(plan.kept) and RV(plan.remember), which say what stays as it is where that fails.
+    - Where nothing is unplugged, C(kept) and C(remember) are empty. They say what stays as it is where that fails.
   returned: with O(observed)
   type: dict
 """

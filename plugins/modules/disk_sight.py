@@ -13,8 +13,8 @@ version_added: 0.1.0
 author:
   - ipdk.storage contributors (@ipdk-io)
 description:
-  - Asks the node's SPDK as M(ipdk.storage.spdk_info) does, looks at its disks as M(ipdk.storage.host_disk_info) does, or
-    both, and returns what M(ipdk.storage.disk_plan) reads of that.
+  - Asks the node's SPDK as M(ipdk.storage.spdk_info) does, looks at its disks as M(ipdk.storage.host_disk_info) does,
+    or both, and returns what M(ipdk.storage.disk_plan) reads of that.
   - Fails where a node does not answer, or its SPDK has no method for what is wanted. Unknown is not empty.
 attributes:
   check_mode:

@@ -32,8 +32,16 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
     volume_uuid,
 )
 
-
-OF_EVERY_BDEV = ("name", "aliases", "product_name", "uuid", "block_size", "num_blocks", "claimed", "assigned_rate_limits")
+OF_EVERY_BDEV = (
+    "name",
+    "aliases",
+    "product_name",
+    "uuid",
+    "block_size",
+    "num_blocks",
+    "claimed",
+    "assigned_rate_limits",
+)
 OF_ITS_KIND = ("aio", "crypto", "lvol")
 """What is read of ``driver_specific``."""
 

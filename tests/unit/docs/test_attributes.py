@@ -21,6 +21,7 @@ NOT_FULL = {
     ("build_command", "diff_mode"): ("none", "what a command changes is unknown"),
     ("build_command", "idempotent"): ("partial", "it is where the command says that there was nothing to do"),
     ("disk_plan", "diff_mode"): ("N/A", LOOKS),
+    ("disk_sight", "diff_mode"): ("N/A", LOOKS),
     ("fio", "diff_mode"): ("none", "a disk's data is no text to compare"),
     ("fio", "idempotent"): ("none", "measuring twice is doing the I/O twice"),
     ("host_disk_info", "diff_mode"): ("N/A", LOOKS),
@@ -54,7 +55,10 @@ def test_the_table_names_modules_and_attributes_that_there_are() -> None:
     assert all(support in ("partial", "none", "N/A") and reason for support, reason in NOT_FULL.values())
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "disk_plan"])  # it has no module, but an action
+ACTIONS_ONLY = {"disk_plan", "disk_sight"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in ACTIONS_ONLY])
 def test_no_module_is_skipped_in_check_mode(name: str) -> None:
     """A module that does not say that it supports check mode is skipped in it, before it does anything."""
     nothing = {"rpc_socket": "/nowhere/spdk.sock", "address": "unix:/nowhere/sma.sock:8080", "timeout": 1}
