@@ -188,7 +188,7 @@ def test_a_lab_has_its_engines_from_its_own_environment(runner: ModuleType, monk
 
 def test_the_lab_and_the_scenarios_share_a_lane_and_nothing_else_is_in_it(runner: ModuleType) -> None:
     lanes = {name: suite.lane for name, suite in runner.SUITES.items()}
-    assert [name for name, lane in lanes.items() if lane == runner.LAB] == ["lab", "scenarios"]
+    assert [name for name, lane in lanes.items() if lane == runner.LAB] == ["lab", "scenarios", "systemd"]
     assert len(set(lanes.values())) == 2
     assert len({suite.lane for suite in runner.SPDK_SUITES.values()}) == 1, "an SPDK that polls wants a core for itself"
 
