@@ -77,7 +77,8 @@ build/apt.stamp build/apt-test.stamp: bindep.txt scripts/apt-install
 build/venv.stamp: requirements.txt build/apt.stamp
 	@echo "Installing the Python packages of requirements.txt into $(VENV)"
 	@/usr/bin/python3 -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib  # pip would do it with one processor
 	@touch $@
 
 # Ansible finds a collection by its path: …/ansible_collections/ipdk/storage
