@@ -173,7 +173,7 @@ class Item:
         elif manager == "vfiouser" and qemu is not None and qemu not in VFIO_USER_SUITES:
             self.wrong(
                 f"interface: an NVMe disk of {ipu} needs a QEMU with vfio-user-pci (10.1 or newer), and that of {host} "
-                f"is Debian {qemu}'s. Set host_qemu_suite: {VFIO_USER_SUITES[0]} and make the lab anew, or use "
+                f"is from Debian {qemu}. Set host_qemu_suite: {VFIO_USER_SUITES[0]} and make the lab anew, or use "
                 "interface: virtio-blk."
             )
         if self.item.get("qos"):
