@@ -188,7 +188,7 @@ def test_what_is_exported_says_the_interface() -> None:
         (
             inventory("vfiouser", qemu="bookworm"),
             NVME,
-            r"QEMU with vfio-user-pci \(10\.1 or newer\), and that of host1 is from Debian bookworm\. Set host_qemu_suite",
+            r"with vfio-user-pci \(10\.1 or newer\), and that of host1 is from Debian bookworm\. Set host_qemu_suite",
         ),
         (inventory(), {**NVME, "qos": {"rd_bandwidth": "16MiB"}}, "qos: an NVMe disk takes no limits"),
     ],
