@@ -16,16 +16,8 @@ description:
   - What the filter P(ipdk.storage.plan#filter) computes, as a task. It runs on the controller, asks nobody and changes
     nothing.
   - Fails with one message for each mistake if the list cannot be right. Without O(observed) that is all it does.
-attributes:
-  check_mode:
-    support: full
-    description: Does the same, for it changes nothing.
-  diff_mode:
-    support: N/A
-    description: It changes nothing.
-  idempotent:
-    support: full
-    description: The same plan for the same input.
+extends_documentation_fragment:
+  - ipdk.storage.spdk.looks
 options:
   disks:
     description: The virtual disks, as the role P(ipdk.storage.virtual_disks#role) describes them.

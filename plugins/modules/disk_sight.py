@@ -16,16 +16,8 @@ description:
   - Asks the node's SPDK as M(ipdk.storage.spdk_info) does, looks at its disks as M(ipdk.storage.host_disk_info) does,
     or both, and returns what M(ipdk.storage.disk_plan) reads of that.
   - Fails where a node does not answer, or its SPDK has no method for what is wanted. Unknown is not empty.
-attributes:
-  check_mode:
-    support: full
-    description: Does the same, for it changes nothing.
-  diff_mode:
-    support: N/A
-    description: It changes nothing.
-  idempotent:
-    support: full
-    description: It changes nothing.
+extends_documentation_fragment:
+  - ipdk.storage.spdk.looks
 options:
   spdk:
     description: The options of M(ipdk.storage.spdk_info); empty where the node has no SPDK.
