@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.module_utils import _crypto, _declaration
 from ansible_collections.ipdk.storage.plugins.plugin_utils import encryption, planner, validate, virtual_disk
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import after_unplug
 from world import World, disk, nodes
@@ -14,37 +12,6 @@ from world import World, disk, nodes
 KEYS = {"key": "00112233445566778899aabbccddeeff", "key2": "ffeeddccbbaa99887766554433221100"}
 OTHER = {"key": "0f0e0d0c0b0a09080706050403020100", "key2": "101112131415161718191a1b1c1d1e1f"}
 SECRET = {"cipher": "AES_XTS", **KEYS}
-
-
-class Keeping:
-    """A world whose nodes keep their declarations. Whatever is planned, no key is in it."""
-
-    def __init__(self, inventory: dict[str, Any]) -> None:
-        self.world = World(inventory)
-        self.kept: dict[str, Any] = dict.fromkeys([*inventory["targets"], *inventory["ipus"]])
-
-    def plan(self, *items: dict[str, Any], **options: Any) -> dict[str, Any]:
-        observed = self.world.observed()
-        for node, document in self.kept.items():
-            if node in observed:
-                observed[node]["declaration"] = document
-        planned = planner.plan(list(items), self.world.inventory, observed, options)
-        text = json.dumps(planned).lower()
-        assert not [key for keys in (KEYS, OTHER) for key in keys.values() if key in text]
-        return planned
-
-    def run(self, *items: dict[str, Any], **options: Any) -> dict[str, Any]:
-        planned = self.plan(*items, **options)
-        for work in planned["nodes"].values():
-            for item in encryption.with_keys(work.get("crypto", []), planned, list(items)):
-                self.world.keys[item["name"]] = _crypto.fingerprint(item)
-        self.world.carry_out(planned)
-        self.kept.update(planned["declarations"])
-        for document in planned["declarations"].values():
-            _declaration.check(document)
-        again = self.plan(*items, **options)
-        assert (again["steps"], again["declarations"]) == ([], {}), again["text"]
-        return planned
 
 
 def test_two_ipus_have_keys_of_their_own_under_one_name() -> None:
@@ -61,20 +28,20 @@ def test_two_ipus_have_keys_of_their_own_under_one_name() -> None:
 
 @pytest.mark.parametrize("detached", ["host1", "host2"])
 def test_the_hosts_of_a_shared_volume_have_one_key(detached: str) -> None:
-    keeping = Keeping(nodes(hosts=2))
+    world = World(nodes(hosts=2), keeps=True)
     items = [disk(host=host, shared=True, encryption=SECRET) for host in ("host1", "host2")]
-    keeping.run(*items)
-    assert list(keeping.world.crypto["ipu1"]) == list(keeping.world.crypto["ipu2"]) and len(keeping.world.keys) == 1
-    keeping.run(*({**item, "state": "detached" if item["host"] == detached else "attached"} for item in items))
-    assert sorted(len(there) for there in keeping.world.crypto.values()) == [0, 1]
-    keeping.run(*items)
-    (problem, _other) = keeping.plan(*(disk(host=host, shared=True) for host in ("host1", "host2")))["problems"]
+    world.converge(*items)
+    assert list(world.crypto["ipu1"]) == list(world.crypto["ipu2"]) and len(world.keys) == 1
+    world.converge(*({**item, "state": "detached" if item["host"] == detached else "attached"} for item in items))
+    assert sorted(len(there) for there in world.crypto.values()) == [0, 1]
+    world.converge(*items)
+    (problem, _other) = world.plan(*(disk(host=host, shared=True) for host in ("host1", "host2")))["problems"]
     assert "is attached through ipu1 with encryption, and is wanted without" in problem["message"]
 
 
 def test_an_encrypted_disk_comes_and_goes() -> None:
-    keeping = Keeping(nodes())
-    planned = keeping.run(disk(encryption=SECRET), disk("vol01"))
+    world = World(nodes(), keeps=True)
+    planned = world.converge(disk(encryption=SECRET), disk("vol01"))
     assert [step["stage"] for step in planned["steps"] if step["node"] == "ipu1"] == [
         "controllers",
         "crypto",
@@ -88,10 +55,10 @@ def test_an_encrypted_disk_comes_and_goes() -> None:
     assert planned["nodes"]["ipu1"]["attach"][0] == {"physical_id": 0, "volume": uuid, "state": "present"}
     assert planned["nodes"]["host1"]["present"] == ["st1n1c", "st1n2"]
     assert [result["serial"] for result in planned["disks"]] == ["st1n1c", "st1n2"]
-    assert keeping.kept["ipu1"]["crypto"] == [item]
-    assert keeping.kept["ipu1"]["vhost_blk"][0] == {"name": "sma-0", "bdev": "st1n1c"}
+    assert world.kept["ipu1"]["crypto"] == [item]
+    assert world.kept["ipu1"]["vhost_blk"][0] == {"name": "sma-0", "bdev": "st1n1c"}
 
-    planned = keeping.run(disk(encryption=SECRET, state="detached"), disk("vol01"))
+    planned = world.converge(disk(encryption=SECRET, state="detached"), disk("vol01"))
     assert planned["nodes"] == {
         "ipu1": {
             "unplug": [{"physical_id": 0, "volume": uuid, "state": "absent"}],
@@ -99,10 +66,10 @@ def test_an_encrypted_disk_comes_and_goes() -> None:
         },
         "host1": {"absent": ["st1n1c"]},
     }
-    assert "crypto" not in keeping.kept["ipu1"]
-    keeping.run(disk(encryption={**SECRET, **OTHER}), disk("vol01"))
-    keeping.run(disk(encryption={**SECRET, **OTHER}, state="absent"), disk("vol01"), safe_mode=False)
-    assert (keeping.world.crypto["ipu1"], "crypto" in keeping.kept["ipu1"]) == ({}, False)
+    assert "crypto" not in world.kept["ipu1"]
+    world.converge(disk(encryption={**SECRET, **OTHER}), disk("vol01"))
+    world.converge(disk(encryption={**SECRET, **OTHER}, state="absent"), disk("vol01"), safe_mode=False)
+    assert (world.crypto["ipu1"], "crypto" in world.kept["ipu1"]) == ({}, False)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +81,9 @@ def test_an_encrypted_disk_comes_and_goes() -> None:
     ],
 )
 def test_an_attached_disk_is_refused_another_key(before: Any, after: Any, reason: str) -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=before), disk("vol01"))
-    planned = keeping.plan(disk(encryption=after), disk("vol01"))
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=before), disk("vol01"))
+    planned = world.plan(disk(encryption=after), disk("vol01"))
     assert planned["steps"] == []
     (problem,) = planned["problems"]
     assert (problem["node"], problem["disk"]) == ("ipu1", "vol00")
@@ -124,54 +91,54 @@ def test_an_attached_disk_is_refused_another_key(before: Any, after: Any, reason
 
 
 def test_the_case_of_digits_and_the_way_of_writing_change_nothing() -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=SECRET))
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=SECRET))
     upper = {half: key.upper() for half, key in KEYS.items()}
-    assert keeping.plan(disk(encryption=upper))["steps"] == []
+    assert world.plan(disk(encryption=upper))["steps"] == []
 
 
 def test_an_encrypted_bdev_without_a_device_is_made_what_it_has_to_be() -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=SECRET))
-    keeping.world.devices["ipu1"].clear()  # the unplugging was the last thing that worked
-    planned = keeping.run(disk(encryption=OTHER))
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=SECRET))
+    world.devices["ipu1"].clear()  # the unplugging was the last thing that worked
+    planned = world.converge(disk(encryption=OTHER))
     assert [step["stage"] for step in planned["steps"]] == ["crypto_absent", "crypto", "attach"]
-    keeping.world.devices["ipu1"].clear()
-    planned = keeping.run(disk())
+    world.devices["ipu1"].clear()
+    planned = world.converge(disk())
     assert [step["stage"] for step in planned["steps"]] == ["crypto_absent", "attach"]
 
 
 def test_an_encrypted_disk_that_moves_leaves_no_key_behind() -> None:
-    keeping = Keeping(nodes(hosts=2))
-    keeping.run(disk(host="host1", encryption=SECRET, qos={"rw_iops": 1000}))
-    assert keeping.kept["ipu1"]["qos"] == [{"name": "st1n1c", "rw_iops": 1000}]
-    keeping.run(disk(host="host2", encryption=SECRET, qos={"rw_iops": 1000}))
-    assert keeping.world.crypto["ipu1"] == {}
-    assert not {"crypto", "qos", "vhost_blk"} & set(keeping.kept["ipu1"])
-    assert keeping.kept["ipu2"]["qos"] == [{"name": "st1n1c", "rw_iops": 1000}]
+    world = World(nodes(hosts=2), keeps=True)
+    world.converge(disk(host="host1", encryption=SECRET, qos={"rw_iops": 1000}))
+    assert world.kept["ipu1"]["qos"] == [{"name": "st1n1c", "rw_iops": 1000}]
+    world.converge(disk(host="host2", encryption=SECRET, qos={"rw_iops": 1000}))
+    assert world.crypto["ipu1"] == {}
+    assert not {"crypto", "qos", "vhost_blk"} & set(world.kept["ipu1"])
+    assert world.kept["ipu2"]["qos"] == [{"name": "st1n1c", "rw_iops": 1000}]
 
 
 def test_an_encrypted_disk_that_is_off_the_list_is_purged_without_its_key() -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=SECRET), disk("vol01"))
-    planned = keeping.run(disk("vol01"), purge="detach")
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=SECRET), disk("vol01"))
+    planned = world.converge(disk("vol01"), purge="detach")
     assert planned["summary"]["detach"] == 1
-    assert keeping.world.crypto["ipu1"] == {}
+    assert world.crypto["ipu1"] == {}
 
 
 def test_a_disk_that_does_not_come_off_keeps_its_key() -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=SECRET))
-    planned = keeping.plan(disk(encryption=SECRET, state="detached"))
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=SECRET))
+    planned = world.plan(disk(encryption=SECRET, state="detached"))
     left = after_unplug(planned, {"ipu1": []}, {})
     assert (left["stuck"], left["nodes"], left["declarations"]) == (["vol00"], {}, {})
 
 
 def test_an_orphan_takes_its_key_along() -> None:
-    keeping = Keeping(nodes())
-    keeping.run(disk(encryption=SECRET))
-    keeping.world.unplugged["ipu1"] = {0}
-    planned = keeping.plan()
+    world = World(nodes(), keeps=True)
+    world.converge(disk(encryption=SECRET))
+    world.unplugged["ipu1"] = {0}
+    planned = world.plan()
     assert planned["nodes"]["ipu1"]["unplug"] == [{"physical_id": 0, "state": "absent"}]
     assert [item["name"] for item in planned["nodes"]["ipu1"]["crypto_absent"]] == ["st1n1c"]
 

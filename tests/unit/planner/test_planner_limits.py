@@ -5,36 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
-from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils import report, validate
 from world import World, disk, nodes
 
 READ_16 = {"rd_bandwidth": "16MiB"}
 
 
-def plan(world: World, *items: dict[str, Any], kept: Any = None, **options: Any) -> dict[str, Any]:
-    observed = world.observed()
-    if kept is not None:
-        for node, document in kept.items():
-            observed[node]["declaration"] = document
-    return planner.plan(list(items), world.inventory, observed, options)
-
-
-def converge(world: World, *items: dict[str, Any], kept: Any = None, **options: Any) -> dict[str, Any]:
-    planned = plan(world, *items, kept=kept, **options)
-    world.carry_out(planned)
-    if kept is not None:
-        kept.update(planned["declarations"])
-        for document in planned["declarations"].values():
-            _declaration.check(document)
-    again = plan(world, *items, kept=kept, **options)
-    assert (again["steps"], again["declarations"]) == ([], {})
-    return planned
-
-
 def test_a_new_disk_is_limited_after_it_is_attached() -> None:
     world = World(nodes())
-    planned = converge(world, disk(qos=READ_16), disk("vol01"))
+    planned = world.converge(disk(qos=READ_16), disk("vol01"))
     assert [step["stage"] for step in planned["steps"]][-3:] == ["attach", "attach", "limits"]
     assert planned["nodes"]["ipu1"]["limits"] == [{"physical_id": 0, "rd_bandwidth": "16MiB"}]
     assert [result["action"] for result in planned["disks"]] == ["attach", "attach"]
@@ -44,8 +23,8 @@ def test_a_new_disk_is_limited_after_it_is_attached() -> None:
 
 def test_limits_change_in_place_and_what_is_left_out_stays() -> None:
     world = World(nodes())
-    converge(world, disk(qos=READ_16))
-    planned = converge(world, disk(qos={"rw_iops": 2000, "rd_bandwidth": "32 MiB"}))
+    world.converge(disk(qos=READ_16))
+    planned = world.converge(disk(qos={"rw_iops": 2000, "rd_bandwidth": "32 MiB"}))
     assert [(step["stage"], step["action"], step["name"], step["detail"]) for step in planned["steps"]] == [
         ("limits", "limit", "vol00 (sma-0)", "rw_iops 2000 (was unlimited), rd_bandwidth 32MiB (was 16MiB)")
     ]
@@ -56,45 +35,44 @@ def test_limits_change_in_place_and_what_is_left_out_stays() -> None:
     assert planned["disks"][0]["action"] == "limit"
     assert "host1" not in planned["nodes"]  # nothing is to be seen there
     for unchanged in ({}, {"qos": {}}, {"qos": None}, {"qos": {"rw_iops": None}}, {"qos": {"rw_iops": "2000"}}):
-        assert plan(world, disk(**unchanged))["steps"] == []
-    converge(world, disk(qos={"rw_iops": "unlimited", "rd_bandwidth": 0}))
-    assert plan(world, disk())["disks"][0]["qos"] == dict.fromkeys(plan(world, disk())["disks"][0]["qos"], "unlimited")
+        assert world.plan(disk(**unchanged))["steps"] == []
+    world.converge(disk(qos={"rw_iops": "unlimited", "rd_bandwidth": 0}))
+    assert world.plan(disk())["disks"][0]["qos"] == dict.fromkeys(world.plan(disk())["disks"][0]["qos"], "unlimited")
 
 
 def test_a_detached_disk_keeps_its_limits_and_a_new_one_does_not_get_them() -> None:
     world = World(nodes())
-    converge(world, disk(qos=READ_16))
-    converge(world, disk(qos=READ_16, state="detached"))
-    back = converge(world, disk(qos=READ_16))
+    world.converge(disk(qos=READ_16))
+    world.converge(disk(qos=READ_16, state="detached"))
+    back = world.converge(disk(qos=READ_16))
     assert [step["stage"] for step in back["steps"]] == ["attach"]
 
 
 def test_the_node_remembers_limits_until_they_are_lifted_or_the_disk_is_gone() -> None:
-    world, kept = World(nodes(hosts=2)), {"st1": None, "ipu1": None, "ipu2": None}
-    converge(world, disk(host="host1", qos=READ_16), disk("vol01", host="host1", qos={"rw_iops": 1000}), kept=kept)
-    assert kept["ipu1"]["qos"] == [
+    world = World(nodes(hosts=2), keeps=True)
+    world.converge(disk(host="host1", qos=READ_16), disk("vol01", host="host1", qos={"rw_iops": 1000}))
+    assert world.kept["ipu1"]["qos"] == [
         {"name": "st1n1", "rd_bandwidth": "16MiB"},
         {"name": "st1n2", "rw_iops": 1000},
     ]
-    converge(world, disk(host="host1"), disk("vol01", host="host1", state="detached"), kept=kept)
-    assert [each["name"] for each in kept["ipu1"]["qos"]] == ["st1n1", "st1n2"]
-    converge(
-        world,
-        disk(host="host1", qos={"rw_iops": 2000}),
-        disk("vol01", host="host1", state="absent"),
-        kept=kept,
-        safe_mode=False,
+    world.converge(disk(host="host1"), disk("vol01", host="host1", state="detached"))
+    assert [each["name"] for each in world.kept["ipu1"]["qos"]] == ["st1n1", "st1n2"]
+    world.converge(
+        disk(host="host1", qos={"rw_iops": 2000}), disk("vol01", host="host1", state="absent"), safe_mode=False
     )
-    assert kept["ipu1"]["qos"] == [{"name": "st1n1", "rd_bandwidth": "16MiB", "rw_iops": 2000}]
-    converge(world, disk(host="host1", qos={"rw_iops": 0, "rd_bandwidth": 0}), kept=kept)
-    assert "qos" not in kept["ipu1"]
-    converge(world, disk(host="host1", qos=READ_16), kept=kept)
-    converge(world, disk(host="host2", qos=READ_16), kept=kept)
-    assert ("qos" in kept["ipu1"], kept["ipu2"]["qos"]) == (False, [{"name": "st1n1", "rd_bandwidth": "16MiB"}])
+    assert world.kept["ipu1"]["qos"] == [{"name": "st1n1", "rd_bandwidth": "16MiB", "rw_iops": 2000}]
+    world.converge(disk(host="host1", qos={"rw_iops": 0, "rd_bandwidth": 0}))
+    assert "qos" not in world.kept["ipu1"]
+    world.converge(disk(host="host1", qos=READ_16))
+    world.converge(disk(host="host2", qos=READ_16))
+    assert ("qos" in world.kept["ipu1"], world.kept["ipu2"]["qos"]) == (
+        False,
+        [{"name": "st1n1", "rd_bandwidth": "16MiB"}],
+    )
 
 
 def test_a_disk_whose_limits_failed_is_not_converged() -> None:
-    planned = plan(World(nodes()), disk(qos=READ_16), disk("vol01", qos=READ_16), disk("vol02"))
+    planned = World(nodes()).plan(disk(qos=READ_16), disk("vol01", qos=READ_16), disk("vol02"))
     seen = {"host1": [{"serial": f"st1n{n}", "path": f"/dev/vd{n}"} for n in (1, 2, 3)]}
     failed = {"action": "update", "kind": "limits", "name": "virtio_blk:sma-1", "reason": "SetQos: Failed"}
     answer = {"failed": True, "msg": "1 failed", "outcome": {"applied": [], "failed": [failed], "not_tried": []}}

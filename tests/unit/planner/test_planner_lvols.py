@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.plugin_utils import lvol_stores, planner, validate, virtual_disk
+from ansible_collections.ipdk.storage.plugins.plugin_utils import lvol_stores, validate, virtual_disk
 from world import World, disk, lvol_disk, nodes, with_store
 
 GIB = 1 << 30
 MIB = 1 << 20
 UUID = virtual_disk.volume_uuid("vol00", "st1")
-
-
-def plan(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    return planner.plan(disks, world.inventory, world.observed(), options)
-
-
-def converge(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    planned = plan(world, disks, **options)
-    assert planned["problems"] == []
-    world.carry_out(planned)
-    assert plan(world, disks, **options)["steps"] == []
-    return planned
 
 
 def namespace(world: World) -> dict[str, Any]:
@@ -33,7 +21,7 @@ def namespace(world: World) -> dict[str, Any]:
 
 def test_an_lvol_is_made_in_its_store_and_its_namespace_has_the_identity_of_the_disk() -> None:
     world = World(with_store(nodes()))
-    planned = converge(world, [lvol_disk(backing={"thin": True})])
+    planned = world.converge(lvol_disk(backing={"thin": True}))
     assert planned["nodes"]["st1"]["lvols"] == [
         {"name": "vol00", "store": "fast", "size": 64 * MIB, "thin": True, "state": "present"}
     ]
@@ -47,13 +35,13 @@ def test_an_lvol_is_made_in_its_store_and_its_namespace_has_the_identity_of_the_
 @pytest.mark.parametrize("make", [disk, lvol_disk])
 def test_identity_outlives_detaching_and_a_storage_target_that_lost_its_namespaces(make: Any) -> None:
     world = World(with_store(nodes()))
-    first = converge(world, [make()])["disks"][0]
+    first = world.converge(make())["disks"][0]
     before = namespace(world)
-    converge(world, [make(state="detached")])
+    world.converge(make(state="detached"))
     world.subsystems["st1"].clear()
     if make is disk:
         world.bdevs["st1"].clear()
-    again = converge(world, [make()])["disks"][0]
+    again = world.converge(make())["disks"][0]
     assert namespace(world) == {**before, "bdev_name": namespace(world)["bdev_name"]}
     assert [again[key] for key in ("serial", "uuid", "nsid")] == [first[key] for key in ("serial", "uuid", "nsid")]
 
@@ -65,10 +53,10 @@ def test_the_only_store_need_not_be_named() -> None:
 
 def test_detached_keeps_an_lvol_and_absent_takes_it_after_its_namespace() -> None:
     world = World(with_store(nodes()))
-    converge(world, [lvol_disk()])
-    kept = converge(world, [lvol_disk(state="detached")])
+    world.converge(lvol_disk())
+    kept = world.converge(lvol_disk(state="detached"))
     assert [step["stage"] for step in kept["steps"]] == ["unplug"]
-    gone = converge(world, [lvol_disk(state="absent")], safe_mode=False)
+    gone = world.converge(lvol_disk(state="absent"), safe_mode=False)
     assert [step["stage"] for step in gone["steps"]] == ["release", "lvols"]
     assert gone["nodes"]["st1"]["lvols"] == [{"name": "vol00", "store": "fast", "state": "absent"}]
     assert world.bdevs["st1"] == {} and world.stores["st1"]["fast"]["free_clusters"] == 255
@@ -76,12 +64,12 @@ def test_detached_keeps_an_lvol_and_absent_takes_it_after_its_namespace() -> Non
 
 def test_an_lvol_grows_under_the_attached_disk_and_is_never_shrunk() -> None:
     world = World(with_store(nodes()))
-    converge(world, [lvol_disk()])
-    grown = converge(world, [lvol_disk(size="128MiB")])
+    world.converge(lvol_disk())
+    grown = world.converge(lvol_disk(size="128MiB"))
     assert [(step["stage"], step["action"]) for step in grown["steps"]] == [("lvols", "grow")]
     assert grown["disks"][0]["action"] == "grow" and grown["summary"]["grow"] == 1
     assert "st1: grow 1 lvol: fast/vol00" in grown["text"]
-    refused = plan(world, [lvol_disk()])
+    refused = world.plan(lvol_disk())
     assert refused["steps"] == []
     assert "64 MiB was wanted, but the volume on st1 has 128 MiB; an lvol is never shrunk" in refused["text"][-1]
 
@@ -89,14 +77,14 @@ def test_an_lvol_grows_under_the_attached_disk_and_is_never_shrunk() -> None:
 def test_a_store_that_was_made_with_other_clusters_rounds_up() -> None:
     world = World(with_store(nodes()))
     world.stores["st1"]["fast"]["cluster_size"] = 16 * MIB
-    converge(world, [lvol_disk(size="20MiB")])
+    world.converge(lvol_disk(size="20MiB"))
     assert world.bdevs["st1"]["fast/vol00"]["num_blocks"] * 512 == 32 * MIB
 
 
 def test_what_the_volumes_of_others_leave_is_all_there_is() -> None:
     world = World(with_store(nodes()))
-    converge(world, [lvol_disk("other", size="512MiB")])
-    planned = plan(world, [lvol_disk("a", size="256MiB"), lvol_disk("b", size="256MiB"), disk("c")])
+    world.converge(lvol_disk("other", size="512MiB"))
+    planned = world.plan(lvol_disk("a", size="256MiB"), lvol_disk("b", size="256MiB"), disk("c"))
     (problem,) = planned["problems"]
     assert problem["disk"] == "b"
     assert "would be 1GiB, its capacity is 1020MiB (over-commit 1.00), above the limit 1" in problem["message"]
@@ -106,20 +94,20 @@ def test_what_the_volumes_of_others_leave_is_all_there_is() -> None:
 
 def test_thick_volumes_need_free_clusters_whatever_the_limit() -> None:
     world = World(with_store(nodes(), overcommit=2.0))
-    converge(world, [lvol_disk("other", size="512MiB")])
-    planned = plan(world, [lvol_disk("a", size="512MiB")])
+    world.converge(lvol_disk("other", size="512MiB"))
+    planned = world.plan(lvol_disk("a", size="512MiB"))
     assert "fast on st1 has 508MiB free, and it needs 512MiB" in planned["problems"][0]["message"]
     thin = lvol_disk("a", size="512MiB", backing={"thin": True})
-    assert plan(world, [thin])["problems"] == []
+    assert world.plan(thin)["problems"] == []
     # What leaves in the same run makes room.
     both = [lvol_disk("other", size="512MiB", state="absent"), lvol_disk("a", size="512MiB")]
-    converge(world, both, safe_mode=False)
+    world.converge(*both, safe_mode=False)
 
 
 def test_thin_volumes_beyond_the_capacity_are_warned_about() -> None:
     world = World(with_store(nodes(), overcommit=1.5))
     disks = [lvol_disk(name, size="640MiB", backing={"thin": True}) for name in ("a", "b")]
-    planned = converge(world, disks)
+    planned = world.converge(*disks)
     (warning,) = planned["warnings"]
     assert "st1: lvol store fast promises 1280MiB and can hold 1020MiB (over-commit 1.25)" in warning
     assert f"warning: {warning}" in planned["text"]
@@ -127,8 +115,8 @@ def test_thin_volumes_beyond_the_capacity_are_warned_about() -> None:
 
 def test_a_disk_that_is_refused_later_promises_nothing() -> None:
     world = World(with_store(nodes(slots=1)))
-    converge(world, [disk("x")])
-    refused = plan(world, [lvol_disk("a", size="1020MiB")])
+    world.converge(disk("x"))
+    refused = world.plan(lvol_disk("a", size="1020MiB"))
     assert "all 1 slots" in refused["problems"][0]["message"]
     assert refused["steps"] == [] and refused["warnings"] == []
 
@@ -136,7 +124,7 @@ def test_a_disk_that_is_refused_later_promises_nothing() -> None:
 def test_a_store_that_is_not_there_was_not_deployed() -> None:
     world = World(with_store(nodes()))
     world.stores["st1"].clear()
-    planned = plan(world, [lvol_disk()])
+    planned = world.plan(lvol_disk())
     assert planned["steps"] == []
     assert "st1 has no lvol store fast; deploy the storage target first" in planned["problems"][0]["message"]
 
@@ -152,10 +140,10 @@ def test_a_store_that_is_not_there_was_not_deployed() -> None:
 @pytest.mark.parametrize("state", ["attached", "absent"])
 def test_another_backing_is_refused(first: Any, then: Any, said: str, state: str) -> None:
     world = World(with_store(nodes()))
-    converge(world, [first])
+    world.converge(first)
     if state == "absent" and "thin" in said:
         return  # what is to be destroyed may be of any kind
-    planned = plan(world, [{**then, "state": state}], safe_mode=False)
+    planned = world.plan({**then, "state": state}, safe_mode=False)
     assert planned["steps"] == []
     assert said in planned["problems"][0]["message"]
 
@@ -267,9 +255,9 @@ def test_what_makes_the_stores() -> None:
 
 def test_disks_off_the_list_are_reported_with_their_state_and_left_alone() -> None:
     world = World(with_store(nodes()))
-    converge(world, [disk("a"), lvol_disk("b"), lvol_disk("c"), disk("d")])
-    converge(world, [disk("a"), lvol_disk("b"), lvol_disk("c", state="detached"), disk("d")])
-    planned = plan(world, [disk("a")])
+    world.converge(disk("a"), lvol_disk("b"), lvol_disk("c"), disk("d"))
+    world.converge(disk("a"), lvol_disk("b"), lvol_disk("c", state="detached"), disk("d"))
+    planned = world.plan(disk("a"))
     assert planned["steps"] == []
     assert planned["unlisted"] == [
         {
@@ -292,23 +280,23 @@ def test_disks_off_the_list_are_reported_with_their_state_and_left_alone() -> No
 
 def test_purge_detaches_them_and_keeps_their_data() -> None:
     world = World(with_store(nodes()))
-    converge(world, [disk("a"), lvol_disk("b"), disk("d", state="detached")])
-    planned = plan(world, [disk("a")], purge="detach")
+    world.converge(disk("a"), lvol_disk("b"), disk("d", state="detached"))
+    planned = world.plan(disk("a"), purge="detach")
     assert [(entry["name"], entry["action"]) for entry in planned["unlisted"]] == [("b", "detach")]
     assert [(step["stage"], step["disk"]) for step in planned["steps"]] == [("unplug", "b")]
     assert planned["unmanaged"] == []
     assert [(result["name"], result["state"]) for result in planned["disks"]] == [("a", "attached"), ("b", "detached")]
     world.carry_out(planned)
     assert "fast/b" in world.bdevs["st1"] and world.devices["ipu1"] == {0: "st1n1"}
-    again = plan(world, [disk("a")], purge="detach")
+    again = world.plan(disk("a"), purge="detach")
     assert again["steps"] == [] and again["unlisted"][0]["state"] == "detached"
 
 
 def test_purge_unplugs_no_disk_in_use() -> None:
     world = World(nodes())
-    converge(world, [disk("a")])
+    world.converge(disk("a"))
     world.uses["st1n1"] = {"mounts": ["/mnt"]}
-    planned = plan(world, [], purge="detach")
+    planned = world.plan(purge="detach")
     assert planned["steps"] == [] and "in use on host1 (mounted on /mnt)" in planned["problems"][0]["message"]
 
 

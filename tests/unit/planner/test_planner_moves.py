@@ -7,21 +7,20 @@ from typing import Any
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import moves, planner, steps
 from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import InvalidDisks
-from test_planner_declaration import Keeping
-from world import HOST_NQN, disk, nodes
+from world import HOST_NQN, World, disk, nodes
 
 OLD, NEW = "nqn.2022-06.io.ipdk:st1:ipu1", "nqn.2022-06.io.ipdk:st1:ipu2"
 
 
 @pytest.fixture
-def keeping() -> Keeping:
-    keeping = Keeping(nodes(hosts=2))
-    keeping.run([disk("a", host="host1"), disk("b", host="host1")])
-    return keeping
+def world() -> World:
+    world = World(nodes(hosts=2), keeps=True)
+    world.run(disk("a", host="host1"), disk("b", host="host1"))
+    return world
 
 
-def admitted(keeping: Keeping, nqn: str) -> list[str]:
-    return [host["nqn"] for host in keeping.world.subsystems["st1"][nqn]["hosts"]]
+def admitted(world: World, nqn: str) -> list[str]:
+    return [host["nqn"] for host in world.subsystems["st1"][nqn]["hosts"]]
 
 
 def gone(planned: dict[str, Any]) -> dict[str, Any]:
@@ -38,10 +37,10 @@ def subsystem(nqn: str, nsids: list[int], hosts: list[str]) -> dict[str, Any]:
     return {"nqn": nqn, "namespaces": [{"nsid": nsid} for nsid in nsids], "hosts": [{"nqn": host} for host in hosts]}
 
 
-def test_the_last_disk_that_leaves_shuts_the_old_host_out(keeping: Keeping) -> None:
-    keeping.run([disk("a", host="host2"), disk("b", host="host1")])
-    assert admitted(keeping, OLD) == [HOST_NQN.format(1)], "b is still there"
-    planned = keeping.run([disk("a", host="host2"), disk("b", host="host2")])
+def test_the_last_disk_that_leaves_shuts_the_old_host_out(world: World) -> None:
+    world.run(disk("a", host="host2"), disk("b", host="host1"))
+    assert admitted(world, OLD) == [HOST_NQN.format(1)], "b is still there"
+    planned = world.run(disk("a", host="host2"), disk("b", host="host2"))
     assert [(step["stage"], step["node"], step["action"]) for step in planned["steps"]][:4] == [
         ("unplug", "ipu1", "unplug"),
         ("disconnect", "ipu1", "disconnect"),
@@ -49,34 +48,34 @@ def test_the_last_disk_that_leaves_shuts_the_old_host_out(keeping: Keeping) -> N
         ("release", "st1", "shut out"),
     ]
     assert "st1: shut out 1 host: ipu1" in planned["text"]
-    assert admitted(keeping, OLD) == []
-    assert admitted(keeping, NEW) == [HOST_NQN.format(2)]
-    assert keeping.world.controllers["ipu1"] == {}
-    assert [each["nqn"] for each in keeping.kept["st1"]["subsystems"]] == [NEW]
-    assert "controllers" not in keeping.kept["ipu1"]
-    again = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+    assert admitted(world, OLD) == []
+    assert admitted(world, NEW) == [HOST_NQN.format(2)]
+    assert world.controllers["ipu1"] == {}
+    assert [each["nqn"] for each in world.kept["st1"]["subsystems"]] == [NEW]
+    assert "controllers" not in world.kept["ipu1"]
+    again = world.plan(disk("a", host="host2"), disk("b", host="host2"))
     assert again["steps"] == [] and again["declarations"] == {}
 
 
-def test_a_disk_moves_back(keeping: Keeping) -> None:
+def test_a_disk_moves_back(world: World) -> None:
     there = [disk("a", host="host2"), disk("b", host="host2")]
     back = [disk("a", host="host1"), disk("b", host="host1")]
-    keeping.run(there)
-    keeping.run(back)
-    assert admitted(keeping, OLD) == [HOST_NQN.format(1)] and admitted(keeping, NEW) == []
-    assert keeping.plan(back)["steps"] == []
-    assert [each["nqn"] for each in keeping.kept["st1"]["subsystems"]] == [OLD]
+    world.run(*there)
+    world.run(*back)
+    assert admitted(world, OLD) == [HOST_NQN.format(1)] and admitted(world, NEW) == []
+    assert world.plan(*back)["steps"] == []
+    assert [each["nqn"] for each in world.kept["st1"]["subsystems"]] == [OLD]
 
 
-def test_a_host_is_not_shut_out_from_a_disk_that_it_keeps(keeping: Keeping) -> None:
+def test_a_host_is_not_shut_out_from_a_disk_that_it_keeps(world: World) -> None:
     """A detached disk's namespace stays, and so does one that the target lost and still promises."""
-    keeping.run([disk("b", host="host1", state="detached")])
-    keeping.run([disk("a", host="host2")])
-    assert admitted(keeping, OLD) == [HOST_NQN.format(1)]
+    world.run(disk("b", host="host1", state="detached"))
+    world.run(disk("a", host="host2"))
+    assert admitted(world, OLD) == [HOST_NQN.format(1)]
 
 
-def test_a_disk_that_does_not_come_off_keeps_its_host(keeping: Keeping) -> None:
-    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+def test_a_disk_that_does_not_come_off_keeps_its_host(world: World) -> None:
+    planned = world.plan(disk("a", host="host2"), disk("b", host="host2"))
     left = steps.after_unplug(planned, {"ipu1": [{"physical_id": 0, "state": "absent"}]}, {})
     assert left["stuck"] == ["b"] and left["fences"] == ["st1"]
     assert "disconnect" not in left["nodes"].get("ipu1", {})
@@ -95,8 +94,8 @@ def test_a_disk_that_does_not_come_off_keeps_its_host(keeping: Keeping) -> None:
         pytest.param(None, "nobody could see", id="no answer"),
     ],
 )
-def test_nobody_is_let_in_beside_an_old_host_that_may_write(keeping: Keeping, seen: Any, words: str) -> None:
-    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2"), disk("c", host="host2")])
+def test_nobody_is_let_in_beside_an_old_host_that_may_write(world: World, seen: Any, words: str) -> None:
+    planned = world.plan(disk("a", host="host2"), disk("b", host="host2"), disk("c", host="host2"))
     left = steps.after_unplug(planned, gone(planned), {})
     assert left["stuck"] == []
     after = steps.after_fence(planned, left, {"st1": seen})
@@ -107,8 +106,8 @@ def test_nobody_is_let_in_beside_an_old_host_that_may_write(keeping: Keeping, se
     assert [device["physical_id"] for device in after["nodes"]["ipu2"]["attach"]] == [2]
 
 
-def test_what_is_seen_to_be_fenced_goes_on(keeping: Keeping) -> None:
-    planned = keeping.plan([disk("a", host="host2"), disk("b", host="host2")])
+def test_what_is_seen_to_be_fenced_goes_on(world: World) -> None:
+    planned = world.plan(disk("a", host="host2"), disk("b", host="host2"))
     left = steps.after_unplug(planned, gone(planned), {})
     after = steps.after_fence(planned, left, {"st1": [subsystem(OLD, [], [])]})
     assert after["stuck"] == [] and after["unfenced"] == {}
@@ -119,83 +118,83 @@ def test_what_is_seen_to_be_fenced_goes_on(keeping: Keeping) -> None:
     }
 
 
-def test_a_dead_host_gets_nothing_and_loses_nothing(keeping: Keeping) -> None:
-    keeping.world.dead = {"host2"}
-    planned = keeping.plan([disk("a", host="host2")])
+def test_a_dead_host_gets_nothing_and_loses_nothing(world: World) -> None:
+    world.dead = {"host2"}
+    planned = world.plan(disk("a", host="host2"))
     assert planned["steps"] == [] and planned["declarations"] == {}
     assert "the state of the host host2 is unknown" in planned["problems"][0]["message"]
 
 
-def test_an_old_ipu_that_is_dead_is_fenced_by_force_only(keeping: Keeping) -> None:
-    keeping.world.dead = {"ipu1", "host1"}
+def test_an_old_ipu_that_is_dead_is_fenced_by_force_only(world: World) -> None:
+    world.dead = {"ipu1", "host1"}
     wanted = [disk("a", host="host2"), disk("b", host="host2")]
-    planned = keeping.plan(wanted)
+    planned = world.plan(*wanted)
     assert planned["steps"] == []
     assert "virtual_disks_force: true" in planned["problems"][0]["message"]
-    keeping.run(wanted, force=True)
-    assert admitted(keeping, OLD) == []
-    assert keeping.world.subsystems["st1"][OLD]["namespaces"] == []
-    assert list(keeping.world.devices["ipu2"].values()) == ["st1n1", "st1n2"]
+    world.run(*wanted, force=True)
+    assert admitted(world, OLD) == []
+    assert world.subsystems["st1"][OLD]["namespaces"] == []
+    assert list(world.devices["ipu2"].values()) == ["st1n1", "st1n2"]
 
 
-def moved_by_force(keeping: Keeping) -> list[dict[str, Any]]:
+def moved_by_force(world: World) -> list[dict[str, Any]]:
     """Both disks are on host2 now, and ipu1, which did not answer, answers again with all that it had."""
-    keeping.world.dead = {"ipu1", "host1"}
+    world.dead = {"ipu1", "host1"}
     wanted = [disk("a", host="host2"), disk("b", host="host2")]
-    keeping.run(wanted, force=True)
-    keeping.world.dead = set()
+    world.run(*wanted, force=True)
+    world.dead = set()
     return wanted
 
 
 @pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
-def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(keeping: Keeping, use: dict[str, Any]) -> None:
-    wanted = moved_by_force(keeping)
-    keeping.world.uses["st1n1"] = use
-    planned = keeping.run(wanted)
+def test_an_old_ipu_that_answers_again_is_cleared_of_what_moved_away(world: World, use: dict[str, Any]) -> None:
+    wanted = moved_by_force(world)
+    world.uses["st1n1"] = use
+    planned = world.run(*wanted)
     removed = ["sma-1 (st1n2)"] if use else ["sma-0 (st1n1)", "sma-1 (st1n2)"]
     assert [(step["stage"], step["node"]) for step in planned["steps"]] == [
         ("sever", "ipu1"),
         *[("unplug", "ipu1")] * len(removed),
     ]
     assert [step["name"] for step in planned["steps"] if step["stage"] == "unplug"] == removed
-    assert keeping.world.controllers["ipu1"] == {}
-    assert [each["name"] for each in keeping.kept["ipu1"].get("vhost_blk", [])] == (["sma-0"] if use else [])
-    assert "controllers" not in keeping.kept["ipu1"]
-    assert keeping.plan(wanted)["steps"] == []
+    assert world.controllers["ipu1"] == {}
+    assert [each["name"] for each in world.kept["ipu1"].get("vhost_blk", [])] == (["sma-0"] if use else [])
+    assert "controllers" not in world.kept["ipu1"]
+    assert world.plan(*wanted)["steps"] == []
 
 
-def test_a_disk_that_comes_back_meets_nothing_of_what_its_host_had_on_the_way(keeping: Keeping) -> None:
-    moved_by_force(keeping)
+def test_a_disk_that_comes_back_meets_nothing_of_what_its_host_had_on_the_way(world: World) -> None:
+    moved_by_force(world)
     back = [disk("a", host="host1"), disk("b", host="host2")]
-    planned = keeping.run(back)
+    planned = world.run(*back)
     happens = [(step["stage"], step["node"]) for step in planned["steps"]]
     assert happens.index(("sever", "ipu1")) == 0
     assert (
         happens.index(("sever", "ipu1")) < happens.index(("subsystems", "st1")) < happens.index(("controllers", "ipu1"))
     )
-    assert list(keeping.world.devices["ipu1"].values()) == ["st1n1"]
-    again = keeping.plan(back)
+    assert list(world.devices["ipu1"].values()) == ["st1n1"]
+    again = world.plan(*back)
     assert again["steps"] == [] and again["declarations"] == {}
 
 
-def test_a_disk_does_not_come_back_while_its_host_holds_writes_for_it(keeping: Keeping) -> None:
+def test_a_disk_does_not_come_back_while_its_host_holds_writes_for_it(world: World) -> None:
     """b is still on host1, so that ipu1 is admitted all the time."""
-    keeping.run([disk("a", host="host2")])
-    observed = keeping.world.observed()
+    world.run(disk("a", host="host2"))
+    observed = world.observed()
     (uuid,) = (bdev["uuid"] for bdev in observed["ipu2"]["bdevs"])
     observed["ipu1"]["bdevs"].append({"name": "st1n1", "uuid": uuid, "product_name": "NVMe disk"})
-    planned = planner.plan([disk("a", host="host1")], keeping.world.inventory, observed)
+    planned = planner.plan([disk("a", host="host1")], world.inventory, observed)
     assert planned["steps"] == []
     assert "ipu1 still has the bdev st1n1 from when the disk was its own" in planned["problems"][0]["message"]
 
 
 @pytest.mark.parametrize("lost", ["namespaces", "everything"])
-def test_an_ipu_of_a_target_that_came_back_empty_is_not_severed(keeping: Keeping, lost: str) -> None:
-    subsystem = keeping.world.subsystems["st1"][OLD]
+def test_an_ipu_of_a_target_that_came_back_empty_is_not_severed(world: World, lost: str) -> None:
+    subsystem = world.subsystems["st1"][OLD]
     subsystem["namespaces"], subsystem["hosts"] = [], []
     if lost == "everything":
-        keeping.kept["st1"] = None
-    planned = keeping.plan([disk("a", host="host1"), disk("b", host="host1")])
+        world.kept["st1"] = None
+    planned = world.plan(disk("a", host="host1"), disk("b", host="host1"))
     assert "sever" not in [step["stage"] for step in planned["steps"]]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.module_utils import _declaration
-from ansible_collections.ipdk.storage.plugins.plugin_utils import export, planner, steps, validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils import export, steps, validate
 from world import World, disk, nodes
 
 NVME = {"interface": "nvme"}
@@ -21,72 +20,53 @@ def inventory(manager: str = "qemu_nvme", stays: bool = False, qemu: str | None 
     return made
 
 
-def plan(world: World, *items: dict[str, Any], kept: Any = None, **options: Any) -> dict[str, Any]:
-    observed = world.observed()
-    for node, document in (kept or {}).items():
-        observed[node]["declaration"] = document
-    return planner.plan(list(items), world.inventory, observed, options)
-
-
-def converge(world: World, *items: dict[str, Any], kept: Any = None, **options: Any) -> dict[str, Any]:
-    planned = plan(world, *items, kept=kept, **options)
-    world.carry_out(planned)
-    if kept is not None:
-        kept.update(planned["declarations"])
-        for document in planned["declarations"].values():
-            _declaration.check(document)
-    again = plan(world, *items, kept=kept, **options)
-    assert (again["steps"], again["declarations"]) == ([], {})
-    return planned
-
-
 @pytest.mark.parametrize("manager", ["qemu_nvme", "vfiouser"])
 def test_a_disk_comes_and_goes(manager: str) -> None:
     world = World(inventory(manager))
-    planned = converge(world, disk(**NVME))
+    planned = world.converge(disk(**NVME))
     (attach,) = planned["nodes"]["ipu1"]["attach"]
     assert (attach["interface"], attach["physical_id"], attach["state"]) == ("nvme", 0, "present")
     (result,) = planned["disks"]
     assert (result["handle"], result["serial"]) == ("nvme:sma-0", "st1n1")
     assert planned["nodes"]["host1"] == {"present": ["st1n1"]}
-    converge(world, disk(**NVME, state="detached"))
+    world.converge(disk(**NVME, state="detached"))
     assert world.devices["ipu1"] == {}
 
 
 def test_64_of_them_and_no_more() -> None:
     world = World(inventory())
     disks = [disk(f"n{number:02}", **NVME) for number in range(64)]
-    planned = converge(world, *disks)
+    planned = world.converge(*disks)
     assert [item["physical_id"] for item in planned["nodes"]["ipu1"]["attach"]] == list(range(64))
     with pytest.raises(validate.InvalidDisks, match="65 disks are to be attached through ipu1, which has 64 slots"):
-        plan(world, *disks, disk("n64", **NVME))
+        world.plan(*disks, disk("n64", **NVME))
 
 
 def test_both_interfaces_share_the_slots() -> None:
     world = World(inventory())
-    planned = converge(world, disk("a"), disk("b", **NVME), disk("c"))
+    planned = world.converge(disk("a"), disk("b", **NVME), disk("c"))
     assert [result["handle"] for result in planned["disks"]] == ["virtio_blk:sma-0", "nvme:sma-1", "virtio_blk:sma-2"]
 
 
 def test_another_interface_replugs_the_disk() -> None:
     world = World(inventory())
-    converge(world, disk())
-    planned = converge(world, disk(**NVME))
+    world.converge(disk())
+    planned = world.converge(disk(**NVME))
     assert [(step["stage"], step["arguments"]["physical_id"]) for step in planned["steps"]] == [
         ("unplug", 0),
         ("attach", 1),
     ]
     world.uses["st1n1"] = {"mounts": ["/mnt"]}
-    planned = plan(world, disk())
+    planned = world.plan(disk())
     assert "is in use on host1 (mounted on /mnt)" in planned["problems"][0]["message"]
 
 
 def test_a_host_that_was_started_anew_gets_its_disk_again() -> None:
     """SPDK does not know that nobody is connected; the host does not see the disk."""
     world = World(inventory())
-    converge(world, disk(**NVME), disk("b"))
+    world.converge(disk(**NVME), disk("b"))
     world.unplugged["ipu1"] = {0, 1}
-    planned = converge(world, disk(**NVME), disk("b"))
+    planned = world.converge(disk(**NVME), disk("b"))
     again, virtio = planned["nodes"]["ipu1"]["attach"]
     assert (again["physical_id"], again["replug"]) == (0, True)
     assert "replug" not in virtio
@@ -94,12 +74,12 @@ def test_a_host_that_was_started_anew_gets_its_disk_again() -> None:
 
 def test_what_outlived_its_host_and_is_in_no_list_is_removed() -> None:
     world = World(inventory())
-    converge(world, disk(**NVME), disk("b", **NVME))
+    world.converge(disk(**NVME), disk("b", **NVME))
     world.unplugged["ipu1"] = {0}
-    planned = plan(world, disk("b", **NVME))
+    planned = world.plan(disk("b", **NVME))
     (gone,) = planned["nodes"]["ipu1"]["unplug"]
     assert (gone["physical_id"], gone["state"]) == (0, "absent")
-    assert plan(world, disk(**NVME), disk("b", **NVME))["nodes"]["ipu1"].keys() == {"attach"}
+    assert world.plan(disk(**NVME), disk("b", **NVME))["nodes"]["ipu1"].keys() == {"attach"}
 
 
 class TestWhereTheDeviceStays:
@@ -107,8 +87,8 @@ class TestWhereTheDeviceStays:
 
     def test_a_disk_comes_back_to_its_own_device(self) -> None:
         world = World(inventory("vfiouser", stays=True))
-        converge(world, disk("a", **NVME), disk("b", **NVME))
-        planned = converge(world, disk("a", **NVME, state="detached"), disk("b", **NVME, state="detached"))
+        world.converge(disk("a", **NVME), disk("b", **NVME))
+        planned = world.converge(disk("a", **NVME, state="detached"), disk("b", **NVME, state="detached"))
         assert planned["nodes"]["ipu1"]["unplug"][0] == {
             "physical_id": 0,
             "interface": "nvme",
@@ -117,17 +97,17 @@ class TestWhereTheDeviceStays:
         }
         assert planned["nodes"]["host1"] == {"absent": ["st1n1", "st1n2"]}
         assert world.empty["ipu1"] == {0: "st1n1", 1: "st1n2"}
-        assert converge(world, disk("c"))["disks"][0]["physical_id"] == 2
-        assert converge(world, disk("b", **NVME))["disks"][0]["physical_id"] == 1
+        assert world.converge(disk("c"))["disks"][0]["physical_id"] == 2
+        assert world.converge(disk("b", **NVME))["disks"][0]["physical_id"] == 1
 
     def test_what_a_guest_that_was_started_anew_left_is_removed(self) -> None:
         world = World(inventory("vfiouser", stays=True))
         disks = [disk("a", **NVME, state="detached"), disk("b", **NVME)]
-        converge(world, disk("a", **NVME), disk("b", **NVME))
-        converge(world, *disks)
-        assert plan(world, *disks)["steps"] == [], "the running guest has the controller"
+        world.converge(disk("a", **NVME), disk("b", **NVME))
+        world.converge(*disks)
+        assert world.plan(*disks)["steps"] == [], "the running guest has the controller"
         world.unplugged["ipu1"] = {0, 1}
-        planned = converge(world, *disks)
+        planned = world.converge(*disks)
         assert [(step["stage"], step["arguments"]["physical_id"]) for step in planned["steps"]] == [
             ("unplug", 0),
             ("attach", 1),
@@ -136,45 +116,43 @@ class TestWhereTheDeviceStays:
 
     def test_slots_of_others_are_taken(self) -> None:
         world = World(inventory("vfiouser", stays=True, slots=1))
-        converge(world, disk("a", **NVME))
-        converge(world, disk("a", **NVME, state="detached"))
-        planned = plan(world, disk("b", **NVME, physical_id=0))
+        world.converge(disk("a", **NVME))
+        world.converge(disk("a", **NVME, state="detached"))
+        planned = world.plan(disk("b", **NVME, physical_id=0))
         assert "is taken by sma-0, an NVMe device without a volume" in planned["problems"][0]["message"]
 
     def test_what_did_not_come_off_is_known_by_its_volumes(self) -> None:
         world = World(inventory("vfiouser", stays=True))
-        converge(world, disk(**NVME))
-        planned = plan(world, disk(**NVME, state="absent"), safe_mode=False)
+        world.converge(disk(**NVME))
+        planned = world.plan(disk(**NVME, state="absent"), safe_mode=False)
         device = {"physical_id": 0, "state": "present", "volumes": ["x"]}
         assert steps.after_unplug(planned, {"ipu1": [device]}, {})["stuck"] == ["vol00"]
         assert steps.after_unplug(planned, {"ipu1": [{**device, "volumes": []}]}, {})["stuck"] == []
 
 
 def test_a_node_keeps_the_disk_behind_qemus_own_device() -> None:
-    world = World(inventory())
-    kept: dict[str, Any] = {"st1": None, "ipu1": None}
-    converge(world, disk(**NVME), kept=kept)
-    assert kept["ipu1"]["nbd"] == [{"name": "/run/ipu1/sma-0.nbd", "bdev": "st1n1"}]
-    converge(world, disk(), kept=kept)
-    assert "nbd" not in kept["ipu1"]
-    converge(world, disk(**NVME), kept=kept)
-    converge(world, disk(**NVME, state="detached"), kept=kept)
-    assert not {"nbd", "vhost_blk"} & kept["ipu1"].keys()
+    world = World(inventory(), keeps=True)
+    world.converge(disk(**NVME))
+    assert world.kept["ipu1"]["nbd"] == [{"name": "/run/ipu1/sma-0.nbd", "bdev": "st1n1"}]
+    world.converge(disk())
+    assert "nbd" not in world.kept["ipu1"]
+    world.converge(disk(**NVME))
+    world.converge(disk(**NVME, state="detached"))
+    assert not {"nbd", "vhost_blk"} & world.kept["ipu1"].keys()
 
 
 def test_by_vfio_user_nothing_is_kept() -> None:
-    world = World(inventory("vfiouser"))
-    kept: dict[str, Any] = {"st1": None, "ipu1": None}
-    converge(world, disk(**NVME), kept=kept)
-    assert not {"nbd", "vhost_blk"} & kept["ipu1"].keys()
+    world = World(inventory("vfiouser"), keeps=True)
+    world.converge(disk(**NVME))
+    assert not {"nbd", "vhost_blk"} & world.kept["ipu1"].keys()
 
 
 def test_what_is_exported_says_the_interface() -> None:
     world = World(inventory())
-    converge(world, disk(**NVME), disk("b"))
+    world.converge(disk(**NVME), disk("b"))
     exported = export.virtual_disks(world.inventory, world.observed())["virtual_disks"]
     assert [(item["name"], item.get("interface")) for item in exported] == [("b", None), ("vol00", "nvme")]
-    assert plan(world, *exported)["steps"] == []
+    assert world.plan(*exported)["steps"] == []
 
 
 @pytest.mark.parametrize(

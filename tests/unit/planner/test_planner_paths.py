@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils.planner import plan
 from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import InvalidDisks
-from test_planner_declaration import Keeping
-from world import disk, nodes
+from world import World, disk, nodes
 
 NQN = "nqn.2022-06.io.ipdk:st1:ipu1"
 SECOND = {"address": "198.19.0.1", "ana_state": "non_optimized"}
@@ -20,90 +19,88 @@ def with_paths(*paths: Any, **more: Any) -> dict[str, Any]:
     return inventory
 
 
-def states(keeping: Keeping) -> dict[str, str]:
-    return {f"{address}:{port}": state for (_nqn, address, port), state in keeping.world.ana.items()}
+def states(world: World) -> dict[str, str]:
+    return {f"{address}:{port}": state for (_nqn, address, port), state in world.ana.items()}
 
 
 def test_each_path_is_a_listener_and_a_path_of_the_controller() -> None:
-    keeping = Keeping(with_paths(SECOND, {"address": "198.18.0.1", "port": 4421, "ana_state": "inaccessible"}))
-    keeping.run([disk()])
-    assert states(keeping) == {
+    world = World(with_paths(SECOND, {"address": "198.18.0.1", "port": 4421, "ana_state": "inaccessible"}), keeps=True)
+    world.run(disk())
+    assert states(world) == {
         "198.18.0.1:4420": "optimized",
         "198.19.0.1:4420": "non_optimized",
         "198.18.0.1:4421": "inaccessible",
     }
-    (controller,) = keeping.world.controllers["ipu1"].values()
+    (controller,) = world.controllers["ipu1"].values()
     assert [(path["trid"]["traddr"], path["trid"]["trsvcid"]) for path in controller["ctrlrs"]] == [
         ("198.18.0.1", "4420"),
         ("198.19.0.1", "4420"),
         ("198.18.0.1", "4421"),
     ]
-    (declared,) = keeping.kept["ipu1"]["controllers"]
+    (declared,) = world.kept["ipu1"]["controllers"]
     assert declared["multipath"] == "multipath" and len(declared["paths"]) == 2
-    again = keeping.plan([disk()])
+    again = world.plan(disk())
     assert again["steps"] == [] and again["declarations"] == {}
 
 
 def test_an_ana_state_changes_in_place() -> None:
-    keeping = Keeping(with_paths(SECOND))
-    keeping.run([disk("a"), disk("b")])
-    keeping.world.inventory["targets"]["st1"].update(
-        ana_state="inaccessible", paths=[{**SECOND, "ana_state": "optimized"}]
-    )
-    planned = keeping.run([disk("a"), disk("b")])
+    world = World(with_paths(SECOND), keeps=True)
+    world.run(disk("a"), disk("b"))
+    world.inventory["targets"]["st1"].update(ana_state="inaccessible", paths=[{**SECOND, "ana_state": "optimized"}])
+    planned = world.run(disk("a"), disk("b"))
     assert [(step["node"], step["action"], step["kind"]) for step in planned["steps"]] == [("st1", "open", "subsystem")]
     assert planned["text"][0].startswith("0 to attach, 0 to detach, 0 to destroy, 2 unchanged"), "the disks stay"
-    assert states(keeping) == {"198.18.0.1:4420": "inaccessible", "198.19.0.1:4420": "optimized"}
-    assert [each["ana_state"] for each in keeping.kept["st1"]["subsystems"][0]["listeners"]] == [
+    assert states(world) == {"198.18.0.1:4420": "inaccessible", "198.19.0.1:4420": "optimized"}
+    assert [each["ana_state"] for each in world.kept["st1"]["subsystems"][0]["listeners"]] == [
         "inaccessible",
         "optimized",
     ]
 
 
 def test_a_path_is_added_to_what_is_there() -> None:
-    keeping = Keeping(with_paths(SECOND))
-    keeping.run([disk("a"), disk("b")])
-    keeping.world.inventory["targets"]["st1"]["paths"].append({"address": "198.19.0.2"})
-    planned = keeping.run([disk("a"), disk("b")])
+    world = World(with_paths(SECOND), keeps=True)
+    world.run(disk("a"), disk("b"))
+    world.inventory["targets"]["st1"]["paths"].append({"address": "198.19.0.2"})
+    planned = world.run(disk("a"), disk("b"))
     assert [(step["node"], step["action"], step["kind"], step["detail"]) for step in planned["steps"]] == [
         ("st1", "open", "subsystem", "to ipu1"),
         ("ipu1", "add paths to", "controller", "198.19.0.2:4420"),
     ]
     assert planned["summary"]["unchanged"] == 2
-    assert len(keeping.world.controllers["ipu1"]["st1"]["ctrlrs"]) == 3
-    assert keeping.plan([disk("a"), disk("b")])["steps"] == []
+    assert len(world.controllers["ipu1"]["st1"]["ctrlrs"]) == 3
+    assert world.plan(disk("a"), disk("b"))["steps"] == []
 
 
 def test_a_listener_that_is_gone_comes_back() -> None:
-    keeping = Keeping(with_paths(SECOND))
-    keeping.run([disk()])
-    subsystem = keeping.world.subsystems["st1"][NQN]
+    world = World(with_paths(SECOND), keeps=True)
+    world.run(disk())
+    subsystem = world.subsystems["st1"][NQN]
     subsystem["listen_addresses"] = subsystem["listen_addresses"][1:]
-    keeping.run([disk()])
-    assert len(keeping.world.subsystems["st1"][NQN]["listen_addresses"]) == 2
+    world.run(disk())
+    assert len(world.subsystems["st1"][NQN]["listen_addresses"]) == 2
 
 
 def test_what_was_made_for_one_path_is_not_taken_for_several() -> None:
-    keeping = Keeping(nodes())
-    keeping.run([disk()])
-    keeping.world.inventory["targets"]["st1"]["paths"] = [SECOND]
-    planned = keeping.plan([disk()])
+    world = World(nodes(), keeps=True)
+    world.run(disk())
+    world.inventory["targets"]["st1"]["paths"] = [SECOND]
+    planned = world.plan(disk())
     assert planned["steps"] == []
     assert "was made for one path: it reports no ANA states" in planned["problems"][0]["message"]
 
 
 def test_what_was_made_for_one_path_and_is_empty_is_made_anew() -> None:
-    keeping = Keeping(nodes())
-    keeping.run([disk()])
-    keeping.run([disk(state="absent")], safe_mode=False)
-    keeping.world.inventory["targets"]["st1"]["paths"] = [SECOND]
-    planned = keeping.run([disk("a"), disk("b")])
+    world = World(nodes(), keeps=True)
+    world.run(disk())
+    world.run(disk(state="absent"), safe_mode=False)
+    world.inventory["targets"]["st1"]["paths"] = [SECOND]
+    planned = world.run(disk("a"), disk("b"))
     assert [(step["stage"], step["node"], step["action"]) for step in planned["steps"]][:2] == [
         ("disconnect", "ipu1", "disconnect"),
         ("release", "st1", "remove"),
     ]
-    assert len(keeping.world.controllers["ipu1"]["st1"]["ctrlrs"]) == 2
-    again = keeping.plan([disk("a"), disk("b")])
+    assert len(world.controllers["ipu1"]["st1"]["ctrlrs"]) == 2
+    again = world.plan(disk("a"), disk("b"))
     assert again["steps"] == [] and again["declarations"] == {}
 
 

@@ -19,13 +19,9 @@ def null(**more: Any) -> dict[str, Any]:
     return disk(**{"backing": {"type": "null"}, **more})
 
 
-def plan(world: World, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
-    return planner.plan(list(disks), world.inventory, world.observed(), options)
-
-
 def converged(*disks: dict[str, Any], **inventory: Any) -> World:
     world = World(with_store(nodes(**inventory)))
-    world.carry_out(plan(world, *disks))
+    world.carry_out(world.plan(*disks))
     return world
 
 
@@ -34,18 +30,18 @@ def converged(*disks: dict[str, Any], **inventory: Any) -> World:
 )
 def test_a_volume_grows_in_place_and_its_host_is_looked_at(make: Any, stage: str, kind: str) -> None:
     world = converged(make())
-    grown = plan(world, make(size="128MiB"))
+    grown = world.plan(make(size="128MiB"))
     (step,) = grown["steps"]
     assert (step["stage"], step["action"], step["kind"]) == (stage, "grow", kind)
     assert step["detail"].endswith("128 MiB, 64MiB more")
     assert grown["nodes"]["host1"] == {"sizes": {"st1n1": 128 * MIB}}
     assert grown["disks"][0]["action"] == "grow"
     world.carry_out(grown)
-    assert plan(world, make(size="128MiB"))["steps"] == []
+    assert world.plan(make(size="128MiB"))["steps"] == []
 
 
 def test_the_file_grows_before_its_bdev() -> None:
-    grown = plan(converged(aio()), aio(size="128MiB"))
+    grown = converged(aio()).plan(aio(size="128MiB"))
     (files,) = grown["nodes"]["st1"]["files_present"]
     assert files == {"size": 128 * MIB, "paths": ["/var/lib/ipdk/st1/volumes/vol00.img"]}
     assert grown["nodes"]["st1"]["bdevs"][0]["size"] == 128 * MIB
@@ -60,21 +56,21 @@ def test_what_a_node_comes_back_with_has_the_new_size() -> None:
 
 
 def test_where_nobody_may_look_nobody_waits() -> None:
-    grown = plan(converged(aio(), access="none"), aio(size="128MiB"))
+    grown = converged(aio(), access="none").plan(aio(size="128MiB"))
     assert set(grown["nodes"]) == {"st1"}
 
 
 def test_a_disk_that_grows_and_is_attached_appears_once() -> None:
     world = converged(aio())
-    world.carry_out(plan(world, aio(state="detached")))
-    grown = plan(world, aio(size="128MiB"))
+    world.carry_out(world.plan(aio(state="detached")))
+    grown = world.plan(aio(size="128MiB"))
     assert grown["nodes"]["host1"] == {"present": ["st1n1"]}
 
 
 def test_an_lvol_gets_whole_clusters_of_its_store_and_the_host_sees_them() -> None:
     world = converged(lvol_disk(size="16MiB"))
     world.stores["st1"]["fast"]["cluster_size"] = 16 * MIB
-    assert plan(world, lvol_disk(size="20MiB"))["nodes"]["host1"] == {"sizes": {"st1n1": 32 * MIB}}
+    assert world.plan(lvol_disk(size="20MiB"))["nodes"]["host1"] == {"sizes": {"st1n1": 32 * MIB}}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +86,7 @@ def test_an_lvol_gets_whole_clusters_of_its_store_and_the_host_sees_them() -> No
 )
 def test_what_cannot_be_is_refused_with_the_size_that_is_there(there: Any, wanted: Any, said: str) -> None:
     world = converged(there)
-    planned = plan(world, wanted)
+    planned = world.plan(wanted)
     assert planned["steps"] == []
     (problem,) = planned["problems"]
     assert said in problem["message"] and "Declare size: 67108864" in problem["message"]
@@ -99,14 +95,14 @@ def test_what_cannot_be_is_refused_with_the_size_that_is_there(there: Any, wante
 def test_a_file_at_another_place_does_not_grow_by_another_one() -> None:
     world = converged(aio())
     world.bdevs["st1"]["vol00"]["driver_specific"] = {"aio": {"filename": "/srv/vol00.img"}}
-    assert plan(world, aio())["problems"] == []
-    (problem,) = plan(world, aio(size="128MiB"))["problems"]
+    assert world.plan(aio())["problems"] == []
+    (problem,) = world.plan(aio(size="128MiB"))["problems"]
     assert "its file is /srv/vol00.img, where /var/lib/ipdk/st1/volumes/vol00.img was wanted" in problem["message"]
 
 
 @pytest.mark.parametrize(("has", "right"), [(64 * MIB, False), (128 * MIB, True)])
 def test_a_host_that_does_not_see_the_new_size_is_named(has: int, right: bool) -> None:
-    planned = plan(converged(aio()), aio(size="128MiB"))
+    planned = converged(aio()).plan(aio(size="128MiB"))
     seen = {"host1": [{"serial": "st1n1", "path": "/dev/vdb", "size_bytes": has}]}
     (told,) = report.report(planned, seen)
     assert told["converged"] is right

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils import export, planner, steps, validate, virtual_disk
-from test_planner_declaration import Keeping
 from world import HOST_NQN, World, disk, lvol_disk, nodes, with_store
 
 NQN = "nqn.2022-06.io.ipdk:st1:shared:data"
@@ -24,36 +23,30 @@ def both(**more: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def keeping() -> Keeping:
-    return Keeping(nodes(hosts=3))
+def world() -> World:
+    return World(nodes(hosts=3), keeps=True)
 
 
-def admitted(keeping: Keeping, nqn: str = NQN) -> list[str]:
-    return [host["nqn"] for host in keeping.world.subsystems["st1"][nqn]["hosts"]]
+def admitted(world: World, nqn: str = NQN) -> list[str]:
+    return [host["nqn"] for host in world.subsystems["st1"][nqn]["hosts"]]
 
 
-def devices(keeping: Keeping) -> dict[str, list[str]]:
-    return {ipu: list(there.values()) for ipu, there in keeping.world.devices.items() if there}
-
-
-def settled(keeping: Keeping, items: list[dict[str, Any]], **options: Any) -> None:
-    """A further run has nothing to do."""
-    again = keeping.plan(items, **options)
-    assert (again["steps"], again["problems"], again["declarations"]) == ([], [], {})
+def devices(world: World) -> dict[str, list[str]]:
+    return {ipu: list(there.values()) for ipu, there in world.devices.items() if there}
 
 
 def happens(planned: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(step["stage"], step["node"], step["action"]) for step in planned["steps"]]
 
 
-def test_two_hosts_have_one_volume_by_the_same_serial(keeping: Keeping) -> None:
-    planned = keeping.run(both())
-    assert devices(keeping) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
-    (subsystem,) = keeping.world.subsystems["st1"].values()
+def test_two_hosts_have_one_volume_by_the_same_serial(world: World) -> None:
+    planned = world.run(*both())
+    assert devices(world) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
+    (subsystem,) = world.subsystems["st1"].values()
     (namespace,) = subsystem["namespaces"]
     assert (namespace["nsid"], namespace["uuid"]) == (1, virtual_disk.volume_uuid("data", "st1"))
-    assert admitted(keeping) == [HOST_NQN.format(1), HOST_NQN.format(2)], "and nobody else"
-    assert list(keeping.world.controllers["ipu1"]) == list(keeping.world.controllers["ipu2"]) == [CONTROLLER]
+    assert admitted(world) == [HOST_NQN.format(1), HOST_NQN.format(2)], "and nobody else"
+    assert list(world.controllers["ipu1"]) == list(world.controllers["ipu2"]) == [CONTROLLER]
     assert planned["text"][:4] == [
         "2 to attach, 0 to detach, 0 to destroy, 0 unchanged, 0 not converged",
         "st1: create 1 bdev: data",
@@ -64,7 +57,7 @@ def test_two_hosts_have_one_volume_by_the_same_serial(keeping: Keeping) -> None:
         ("data@host1", "data", SERIAL),
         ("data@host2", "data", SERIAL),
     ]
-    settled(keeping, both())
+    world.settled(*both())
 
 
 def test_a_serial_fits_whatever_the_name() -> None:
@@ -74,37 +67,37 @@ def test_a_serial_fits_whatever_the_name() -> None:
     assert len(result["serial"]) <= virtual_disk.SERIAL_LENGTH and len(result["nqn"]) < 223
 
 
-def test_a_second_host_joins_while_the_first_one_goes_on(keeping: Keeping) -> None:
-    keeping.run([shared(1), disk("own", host="host1")])
-    planned = keeping.run([*both(), disk("own", host="host1")])
+def test_a_second_host_joins_while_the_first_one_goes_on(world: World) -> None:
+    world.run(shared(1), disk("own", host="host1"))
+    planned = world.run(*both(), disk("own", host="host1"))
     assert happens(planned) == [
         ("subsystems", "st1", "open"),
         ("controllers", "ipu2", "connect"),
         ("attach", "ipu2", "attach"),
     ]
-    assert admitted(keeping) == [HOST_NQN.format(1), HOST_NQN.format(2)]
-    settled(keeping, [*both(), disk("own", host="host1")])
+    assert admitted(world) == [HOST_NQN.format(1), HOST_NQN.format(2)]
+    world.settled(*both(), disk("own", host="host1"))
 
 
-def test_one_host_that_detaches_is_shut_out_and_the_other_goes_on(keeping: Keeping) -> None:
-    keeping.run(both())
+def test_one_host_that_detaches_is_shut_out_and_the_other_goes_on(world: World) -> None:
+    world.run(*both())
     items = [shared(1), shared(2, state="detached")]
-    planned = keeping.run(items)
+    planned = world.run(*items)
     assert happens(planned) == [
         ("unplug", "ipu2", "unplug"),
         ("disconnect", "ipu2", "disconnect"),
         ("release", "st1", "shut out"),
     ]
     assert [result["action"] for result in planned["disks"]] == ["none", "detach"]
-    assert devices(keeping) == {"ipu1": [SERIAL]} and admitted(keeping) == [HOST_NQN.format(1)]
-    settled(keeping, items)
-    keeping.run(both())
-    assert devices(keeping) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
+    assert devices(world) == {"ipu1": [SERIAL]} and admitted(world) == [HOST_NQN.format(1)]
+    world.settled(*items)
+    world.run(*both())
+    assert devices(world) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
 
 
-def test_a_host_whose_disk_does_not_come_off_stays_admitted(keeping: Keeping) -> None:
-    keeping.run([shared(2)])
-    planned = keeping.plan([shared(1), shared(2, state="detached")])
+def test_a_host_whose_disk_does_not_come_off_stays_admitted(world: World) -> None:
+    world.run(shared(2))
+    planned = world.plan(shared(1), shared(2, state="detached"))
     left = steps.after_unplug(planned, {"ipu2": []}, {})
     assert left["stuck"] == ["data@host2"] and left["fences"] == []
     assert "release" not in left["nodes"]["st1"] and "disconnect" not in left["nodes"].get("ipu2", {})
@@ -113,20 +106,20 @@ def test_a_host_whose_disk_does_not_come_off_stays_admitted(keeping: Keeping) ->
     assert subsystem["hosts"] == [HOST_NQN.format(1), HOST_NQN.format(2)]
 
 
-def test_a_host_that_uses_it_keeps_it_and_the_other_one_loses_it(keeping: Keeping) -> None:
-    keeping.run(both())
-    observed = keeping.world.observed()
+def test_a_host_that_uses_it_keeps_it_and_the_other_one_loses_it(world: World) -> None:
+    world.run(*both())
+    observed = world.observed()
     observed["host1"]["disks"][1]["mounts"] = ["/mnt"]
-    planned = planner.plan(both(state="detached"), keeping.world.inventory, observed)
+    planned = planner.plan(both(state="detached"), world.inventory, observed)
     (problem,) = planned["problems"]
     assert problem["disk"] == "data@host1"
     assert "data@host1: it is in use on host1 (mounted on /mnt)" in problem["message"]
     assert {step["node"] for step in planned["steps"]} == {"ipu2", "st1"}
 
 
-def test_absent_takes_it_from_all_hosts_and_then_destroys_it(keeping: Keeping) -> None:
-    keeping.run(both())
-    planned = keeping.run(both(state="absent"), safe_mode=False)
+def test_absent_takes_it_from_all_hosts_and_then_destroys_it(world: World) -> None:
+    world.run(*both())
+    planned = world.run(*both(state="absent"), safe_mode=False)
     assert happens(planned) == [
         ("unplug", "ipu1", "unplug"),
         ("unplug", "ipu2", "unplug"),
@@ -135,142 +128,142 @@ def test_absent_takes_it_from_all_hosts_and_then_destroys_it(keeping: Keeping) -
         ("release", "st1", "remove"),
         ("bdevs", "st1", "destroy"),
     ]
-    assert devices(keeping) == {} and keeping.world.bdevs["st1"] == {} == keeping.world.subsystems["st1"]
-    kept = {node: set(document) - {"version", "node"} for node, document in keeping.kept.items() if document}
+    assert devices(world) == {} and world.bdevs["st1"] == {} == world.subsystems["st1"]
+    kept = {node: set(document) - {"version", "node"} for node, document in world.kept.items() if document}
     assert kept == {"st1": {"transports"}, "ipu1": set(), "ipu2": set()}
-    settled(keeping, both(state="absent"), safe_mode=False)
+    world.settled(*both(state="absent"), safe_mode=False)
 
 
-def test_a_volume_that_one_host_uses_is_destroyed_for_none(keeping: Keeping) -> None:
-    keeping.run(both())
-    observed = keeping.world.observed()
+def test_a_volume_that_one_host_uses_is_destroyed_for_none(world: World) -> None:
+    world.run(*both())
+    observed = world.observed()
     observed["host2"]["disks"][1]["mounts"] = ["/mnt"]
-    planned = planner.plan(both(state="absent"), keeping.world.inventory, observed, {"safe_mode": False})
+    planned = planner.plan(both(state="absent"), world.inventory, observed, {"safe_mode": False})
     assert planned["steps"] == []
     assert [problem["disk"] for problem in planned["problems"]] == ["data@host1", "data@host2"]
 
 
-def test_a_volume_that_does_not_come_off_one_host_is_not_destroyed(keeping: Keeping) -> None:
-    keeping.run(both())
-    planned = keeping.plan(both(state="absent"), safe_mode=False)
+def test_a_volume_that_does_not_come_off_one_host_is_not_destroyed(world: World) -> None:
+    world.run(*both())
+    planned = world.plan(*both(state="absent"), safe_mode=False)
     left = steps.after_unplug(planned, {"ipu1": [{"physical_id": 0, "state": "absent"}]}, {})
     assert left["stuck"] == ["data@host2"]
     assert not set(left["nodes"].get("st1", {})) & {"release", "bdevs"}
-    target = left["declarations"].get("st1") or keeping.kept["st1"]
+    target = left["declarations"].get("st1") or world.kept["st1"]
     assert [bdev["name"] for bdev in target["bdevs"]] == ["data"]
     (subsystem,) = target["subsystems"]
     assert HOST_NQN.format(2) in subsystem["hosts"] and len(subsystem["namespaces"]) == 1
 
 
-def test_a_volume_is_not_destroyed_under_a_host_that_is_not_in_the_list(keeping: Keeping) -> None:
-    keeping.run(both())
+def test_a_volume_is_not_destroyed_under_a_host_that_is_not_in_the_list(world: World) -> None:
+    world.run(*both())
     for dead in (set(), {"ipu2", "host2"}):
-        keeping.world.dead = dead
-        planned = keeping.plan([shared(1, state="absent")], safe_mode=False)
+        world.dead = dead
+        planned = world.plan(shared(1, state="absent"), safe_mode=False)
         assert planned["steps"] == []
         words = "host2 has its volume, too, or may have it, and there is no item for host2"
         assert words in planned["problems"][0]["message"]
 
 
-def test_a_host_that_is_off_the_list_is_left_alone_and_purged_alone(keeping: Keeping) -> None:
-    keeping.run(both())
-    planned = keeping.plan([shared(1)])
+def test_a_host_that_is_off_the_list_is_left_alone_and_purged_alone(world: World) -> None:
+    world.run(*both())
+    planned = world.plan(shared(1))
     assert planned["steps"] == []
     assert [(each["name"], each["host"], each["state"], each["action"]) for each in planned["unlisted"]] == [
         ("data", "host2", "attached", "none")
     ]
     assert planned["unmanaged"] == [{"node": "ipu2", "kind": "device", "name": "sma-0 (data)"}]
     assert planned["declarations"] == {}
-    planned = keeping.run([shared(1)], purge="detach")
+    planned = world.run(shared(1), purge="detach")
     assert [step["node"] for step in planned["steps"]] == ["ipu2", "ipu2", "st1"]
-    assert devices(keeping) == {"ipu1": [SERIAL]} and admitted(keeping) == [HOST_NQN.format(1)]
-    assert keeping.plan([shared(1)])["unlisted"] == []
-    settled(keeping, [shared(1)])
+    assert devices(world) == {"ipu1": [SERIAL]} and admitted(world) == [HOST_NQN.format(1)]
+    assert world.plan(shared(1))["unlisted"] == []
+    world.settled(shared(1))
 
 
-def test_an_ipu_that_is_admitted_for_nothing_is_shut_out(keeping: Keeping) -> None:
+def test_an_ipu_that_is_admitted_for_nothing_is_shut_out(world: World) -> None:
     """As after a run that ended half way."""
-    keeping.run(both())
-    keeping.world.devices["ipu2"].clear()
-    planned = keeping.run([shared(1)])
+    world.run(*both())
+    world.devices["ipu2"].clear()
+    planned = world.run(shared(1))
     assert happens(planned) == [("disconnect", "ipu2", "disconnect"), ("release", "st1", "shut out")]
-    assert admitted(keeping) == [HOST_NQN.format(1)]
-    (subsystem,) = keeping.kept["st1"]["subsystems"]
+    assert admitted(world) == [HOST_NQN.format(1)]
+    (subsystem,) = world.kept["st1"]["subsystems"]
     assert subsystem["hosts"] == [HOST_NQN.format(1)]
-    assert "controllers" not in keeping.kept["ipu2"]
+    assert "controllers" not in world.kept["ipu2"]
 
 
-def test_each_node_comes_back_with_its_part(keeping: Keeping) -> None:
+def test_each_node_comes_back_with_its_part(world: World) -> None:
     items = [shared(1, qos={"rw_iops": 2000}), shared(2, physical_id=5)]
-    keeping.run(items)
-    (subsystem,) = keeping.kept["st1"]["subsystems"]
+    world.run(*items)
+    (subsystem,) = world.kept["st1"]["subsystems"]
     assert (subsystem["nqn"], subsystem["max_namespaces"]) == (NQN, 1)
     assert subsystem["hosts"] == [HOST_NQN.format(1), HOST_NQN.format(2)]
     assert [namespace["bdev"] for namespace in subsystem["namespaces"]] == ["data"]
-    (controller,) = keeping.kept["ipu2"]["controllers"]
+    (controller,) = world.kept["ipu2"]["controllers"]
     assert (controller["name"], controller["subnqn"], controller["hostnqn"]) == (CONTROLLER, NQN, HOST_NQN.format(2))
-    assert keeping.kept["ipu2"]["vhost_blk"] == [{"name": "sma-5", "bdev": SERIAL}]
-    assert [(each["name"], each["rw_iops"]) for each in keeping.kept["ipu1"]["qos"]] == [(SERIAL, 2000)]
+    assert world.kept["ipu2"]["vhost_blk"] == [{"name": "sma-5", "bdev": SERIAL}]
+    assert [(each["name"], each["rw_iops"]) for each in world.kept["ipu1"]["qos"]] == [(SERIAL, 2000)]
     # The target comes back empty, and its IPUs wait.
-    keeping.world.bdevs["st1"].clear()
-    keeping.world.subsystems["st1"].clear()
-    planned = keeping.run(items)
+    world.bdevs["st1"].clear()
+    world.subsystems["st1"].clear()
+    planned = world.run(*items)
     assert planned["problems"] == []
-    assert admitted(keeping) == [HOST_NQN.format(1), HOST_NQN.format(2)]
-    assert devices(keeping) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
-    settled(keeping, items)
-    keeping.run([shared(1, state="detached"), items[1]])
-    (subsystem,) = keeping.kept["st1"]["subsystems"]
+    assert admitted(world) == [HOST_NQN.format(1), HOST_NQN.format(2)]
+    assert devices(world) == {"ipu1": [SERIAL], "ipu2": [SERIAL]}
+    world.settled(*items)
+    world.run(shared(1, state="detached"), items[1])
+    (subsystem,) = world.kept["st1"]["subsystems"]
     assert subsystem["hosts"] == [HOST_NQN.format(2)]
-    assert not {"controllers", "vhost_blk", "qos"} & set(keeping.kept["ipu1"])
+    assert not {"controllers", "vhost_blk", "qos"} & set(world.kept["ipu1"])
 
 
-def test_what_a_target_lost_is_forgotten_when_it_is_not_wanted_any_more(keeping: Keeping) -> None:
-    keeping.run(both())
-    keeping.world.bdevs["st1"].clear()
-    keeping.world.subsystems["st1"].clear()
-    keeping.run([shared(2, state="detached")])
-    (subsystem,) = keeping.kept["st1"]["subsystems"]
+def test_what_a_target_lost_is_forgotten_when_it_is_not_wanted_any_more(world: World) -> None:
+    world.run(*both())
+    world.bdevs["st1"].clear()
+    world.subsystems["st1"].clear()
+    world.run(shared(2, state="detached"))
+    (subsystem,) = world.kept["st1"]["subsystems"]
     assert subsystem["hosts"] == [HOST_NQN.format(1)]
-    keeping.run(both(state="absent"), safe_mode=False)
-    assert set(keeping.kept["st1"]) == {"version", "node", "transports"}
+    world.run(*both(state="absent"), safe_mode=False)
+    assert set(world.kept["st1"]) == {"version", "node", "transports"}
 
 
-def test_a_dead_ipu_leaves_the_other_host_in_peace(keeping: Keeping) -> None:
-    keeping.run(both())
-    keeping.world.dead = {"ipu2", "host2"}
-    planned = keeping.plan(both())
+def test_a_dead_ipu_leaves_the_other_host_in_peace(world: World) -> None:
+    world.run(*both())
+    world.dead = {"ipu2", "host2"}
+    planned = world.plan(*both())
     assert planned["steps"] == []
     assert [problem["disk"] for problem in planned["problems"]] == ["data@host2"]
-    planned = keeping.plan([shared(1), shared(2, state="detached")])
+    planned = world.plan(shared(1), shared(2, state="detached"))
     assert planned["steps"] == []
     assert "virtual_disks_force: true to shut it out all the same: st1 then" in planned["problems"][0]["message"]
-    assert admitted(keeping) == [HOST_NQN.format(1), HOST_NQN.format(2)]
+    assert admitted(world) == [HOST_NQN.format(1), HOST_NQN.format(2)]
 
 
 @pytest.mark.parametrize("use", [{}, {"mounts": ["/mnt"]}])
-def test_a_dead_ipu_is_shut_out_by_force_and_cleared_when_it_answers(keeping: Keeping, use: dict[str, Any]) -> None:
-    keeping.run(both())
-    keeping.world.dead = {"ipu2", "host2"}
+def test_a_dead_ipu_is_shut_out_by_force_and_cleared_when_it_answers(world: World, use: dict[str, Any]) -> None:
+    world.run(*both())
+    world.dead = {"ipu2", "host2"}
     items = [shared(1), shared(2, state="detached")]
-    planned = keeping.run(items, force=True)
+    planned = world.run(*items, force=True)
     assert happens(planned) == [("release", "st1", "shut out")]
-    assert admitted(keeping) == [HOST_NQN.format(1)]
-    assert keeping.plan(items, force=True)["steps"] == []
-    keeping.world.dead = set()
-    keeping.world.uses[SERIAL] = use
-    planned = keeping.run([shared(1), shared(2, state="detached")])
+    assert admitted(world) == [HOST_NQN.format(1)]
+    assert world.plan(*items, force=True)["steps"] == []
+    world.dead = set()
+    world.uses[SERIAL] = use
+    planned = world.run(shared(1), shared(2, state="detached"))
     assert happens(planned)[0] == ("sever", "ipu2", "sever")
-    assert devices(keeping) == {"ipu1": [SERIAL], **({"ipu2": [SERIAL]} if use else {})}
-    assert keeping.world.controllers["ipu2"] == {}
+    assert devices(world) == {"ipu1": [SERIAL], **({"ipu2": [SERIAL]} if use else {})}
+    assert world.controllers["ipu2"] == {}
 
 
-def test_an_ipu_that_was_shut_out_joins_again_with_nothing_on_the_way(keeping: Keeping) -> None:
-    keeping.run(both())
-    keeping.world.dead = {"ipu2", "host2"}
-    keeping.run([shared(1), shared(2, state="detached")], force=True)
-    keeping.world.dead = set()
-    planned = keeping.run(both())
+def test_an_ipu_that_was_shut_out_joins_again_with_nothing_on_the_way(world: World) -> None:
+    world.run(*both())
+    world.dead = {"ipu2", "host2"}
+    world.run(shared(1), shared(2, state="detached"), force=True)
+    world.dead = set()
+    planned = world.run(*both())
     order = [(stage, node) for stage, node, _action in happens(planned)]
     assert order == [
         ("sever", "ipu2"),
@@ -279,96 +272,96 @@ def test_an_ipu_that_was_shut_out_joins_again_with_nothing_on_the_way(keeping: K
         ("controllers", "ipu2"),
         ("attach", "ipu2"),
     ]
-    settled(keeping, both())
+    world.settled(*both())
 
 
 @pytest.mark.parametrize("then", ["absent", "alone"])
-def test_an_ipu_that_was_shut_out_of_what_is_gone_is_cleared_of_it(keeping: Keeping, then: str) -> None:
-    keeping.run(both())
-    keeping.world.dead = {"ipu2", "host2"}
-    keeping.run([shared(1), shared(2, state="detached")], force=True)
-    keeping.run([shared(1, state="detached")])
+def test_an_ipu_that_was_shut_out_of_what_is_gone_is_cleared_of_it(world: World, then: str) -> None:
+    world.run(*both())
+    world.dead = {"ipu2", "host2"}
+    world.run(shared(1), shared(2, state="detached"), force=True)
+    world.run(shared(1, state="detached"))
     items = [shared(1, state="absent")] if then == "absent" else [disk("data", host="host1")]
-    keeping.run(items, safe_mode=False)
-    assert NQN not in keeping.world.subsystems["st1"]
-    keeping.world.dead = set()
-    keeping.world.uses[SERIAL] = {"mounts": ["/mnt"]}
-    planned = keeping.run(items, safe_mode=False)
+    world.run(*items, safe_mode=False)
+    assert NQN not in world.subsystems["st1"]
+    world.dead = set()
+    world.uses[SERIAL] = {"mounts": ["/mnt"]}
+    planned = world.run(*items, safe_mode=False)
     assert happens(planned) == [("sever", "ipu2", "sever")]
-    assert keeping.world.controllers["ipu2"] == {} and devices(keeping)["ipu2"] == [SERIAL]
-    keeping.world.uses.clear()
-    planned = keeping.run(items, safe_mode=False)
+    assert world.controllers["ipu2"] == {} and devices(world)["ipu2"] == [SERIAL]
+    world.uses.clear()
+    planned = world.run(*items, safe_mode=False)
     assert happens(planned) == [("unplug", "ipu2", "remove")]
-    assert "ipu2" not in devices(keeping) and not keeping.kept["ipu2"].get("vhost_blk")
+    assert "ipu2" not in devices(world) and not world.kept["ipu2"].get("vhost_blk")
 
 
-def test_a_target_that_lost_whom_it_admits_severs_nobody(keeping: Keeping) -> None:
-    keeping.run(both())
-    keeping.world.subsystems["st1"][NQN]["hosts"].clear()
-    assert happens(keeping.plan(both())) == [("subsystems", "st1", "open")] * 2
+def test_a_target_that_lost_whom_it_admits_severs_nobody(world: World) -> None:
+    world.run(*both())
+    world.subsystems["st1"][NQN]["hosts"].clear()
+    assert happens(world.plan(*both())) == [("subsystems", "st1", "open")] * 2
 
 
 @pytest.mark.parametrize("other", [[], [disk("other", host="host1")]])
-def test_a_disk_of_one_host_becomes_shared_and_one_of_one_host_again(keeping: Keeping, other: list[Any]) -> None:
+def test_a_disk_of_one_host_becomes_shared_and_one_of_one_host_again(world: World, other: list[Any]) -> None:
     own, pair = disk("data", host="host1"), "nqn.2022-06.io.ipdk:st1:ipu1"
-    keeping.run([own, *other])
-    planned = keeping.plan([*both(), *other])
+    world.run(own, *other)
+    planned = world.plan(*both(), *other)
     assert planned["steps"] == [] and len(planned["problems"]) == 2
     words = "it is attached to host1 (st1n1) as a disk of one host, and is wanted as shared"
     assert words in planned["problems"][0]["message"]
-    keeping.run([*both(state="detached"), *other])
-    assert "data" in str(keeping.world.subsystems["st1"][pair]), "as after any other detaching"
-    keeping.run([*both(), *other])
-    assert devices(keeping)["ipu2"] == [SERIAL] and SERIAL in devices(keeping)["ipu1"]
-    assert [namespace["nsid"] for namespace in keeping.world.subsystems["st1"][pair]["namespaces"]] == [2] * len(other)
-    settled(keeping, [*both(), *other])
+    world.run(*both(state="detached"), *other)
+    assert "data" in str(world.subsystems["st1"][pair]), "as after any other detaching"
+    world.run(*both(), *other)
+    assert devices(world)["ipu2"] == [SERIAL] and SERIAL in devices(world)["ipu1"]
+    assert [namespace["nsid"] for namespace in world.subsystems["st1"][pair]["namespaces"]] == [2] * len(other)
+    world.settled(*both(), *other)
 
     words = f"it is attached to host1 ({SERIAL}) as shared, and is wanted as a disk of one host"
     for state in ("attached", "detached", "absent"):
-        planned = keeping.plan([{**own, "state": state}, *other], safe_mode=False)
+        planned = world.plan({**own, "state": state}, *other, safe_mode=False)
         assert planned["steps"] == [] and words in planned["problems"][0]["message"]
-    keeping.run([*both(state="detached"), *other])
-    keeping.run([own, *other])
-    assert set(keeping.world.subsystems["st1"]) == {pair} == {each["nqn"] for each in keeping.kept["st1"]["subsystems"]}
-    assert sorted(devices(keeping)["ipu1"]) == ["st1n1", "st1n2"][: 1 + len(other)]
-    settled(keeping, [own, *other])
+    world.run(*both(state="detached"), *other)
+    world.run(own, *other)
+    assert set(world.subsystems["st1"]) == {pair} == {each["nqn"] for each in world.kept["st1"]["subsystems"]}
+    assert sorted(devices(world)["ipu1"]) == ["st1n1", "st1n2"][: 1 + len(other)]
+    world.settled(own, *other)
 
 
 def test_a_shared_volume_grows_under_all_of_its_hosts() -> None:
-    keeping = Keeping(with_store(nodes(hosts=3)))
-    keeping.run([shared(1, lvol_disk), shared(2, lvol_disk)])
+    world = World(with_store(nodes(hosts=3)), keeps=True)
+    world.run(shared(1, lvol_disk), shared(2, lvol_disk))
     grown = [shared(host, lvol_disk, size="128MiB") for host in (1, 2)]
-    planned = keeping.run(grown)
+    planned = world.run(*grown)
     assert happens(planned) == [("lvols", "st1", "grow")]
     assert planned["nodes"]["host1"] == planned["nodes"]["host2"] == {"sizes": {SERIAL: 128 << 20}}
     assert planned["summary"]["grow"] == 2
-    settled(keeping, grown)
+    world.settled(*grown)
     # Who comes while it grows sees it in its new size, and is not waited for.
     more = [shared(host, lvol_disk, size="192MiB") for host in (1, 2, 3)]
-    planned = keeping.run(more)
+    planned = world.run(*more)
     assert planned["nodes"]["host3"] == {"present": [SERIAL]}
     assert [result["action"] for result in planned["disks"]] == ["grow", "grow", "attach"]
 
 
-def test_each_host_has_limits_of_its_own(keeping: Keeping) -> None:
-    keeping.run(both())
+def test_each_host_has_limits_of_its_own(world: World) -> None:
+    world.run(*both())
     items = [shared(1, qos={"rw_iops": 2000}), shared(2, qos={"rd_bandwidth": "8MiB"})]
-    keeping.run(items)
-    assert keeping.world.limits["ipu1"][SERIAL] == {"rw_ios_per_sec": 2000}
-    assert keeping.world.limits["ipu2"][SERIAL] == {"r_mbytes_per_sec": 8}
-    settled(keeping, items)
+    world.run(*items)
+    assert world.limits["ipu1"][SERIAL] == {"rw_ios_per_sec": 2000}
+    assert world.limits["ipu2"][SERIAL] == {"r_mbytes_per_sec": 8}
+    world.settled(*items)
 
 
 def test_a_store_promises_a_shared_volume_once() -> None:
-    keeping = Keeping(with_store(nodes(hosts=2), clusters=20))
+    world = World(with_store(nodes(hosts=2), clusters=20), keeps=True)
     items = [shared(1, lvol_disk), shared(2, lvol_disk)]
-    assert keeping.run(items)["problems"] == []
-    settled(keeping, items)
+    assert world.run(*items)["problems"] == []
+    world.settled(*items)
 
 
-def test_what_is_exported_changes_nothing(keeping: Keeping) -> None:
-    keeping.run([shared(1, qos={"rw_iops": 2000}), shared(2, physical_id=9), disk("own", host="host3")])
-    written = export.virtual_disks(keeping.world.inventory, keeping.world.observed())
+def test_what_is_exported_changes_nothing(world: World) -> None:
+    world.run(shared(1, qos={"rw_iops": 2000}), shared(2, physical_id=9), disk("own", host="host3"))
+    written = export.virtual_disks(world.inventory, world.observed())
     assert written["left_out"] == []
     assert [(item["name"], item["host"], item.get("shared")) for item in written["virtual_disks"]] == [
         ("data", "host1", True),
@@ -376,10 +369,10 @@ def test_what_is_exported_changes_nothing(keeping: Keeping) -> None:
         ("own", "host3", None),
     ]
     assert written["virtual_disks"][0]["qos"] == {"rw_iops": 2000}
-    planned = planner.plan(written["virtual_disks"], keeping.world.inventory, keeping.world.observed())
+    planned = planner.plan(written["virtual_disks"], world.inventory, world.observed())
     assert (planned["steps"], planned["unlisted"], planned["unmanaged"]) == ([], [], [])
-    keeping.run([*both(state="detached"), disk("own", host="host3")])
-    written = export.virtual_disks(keeping.world.inventory, keeping.world.observed())
+    world.run(*both(state="detached"), disk("own", host="host3"))
+    written = export.virtual_disks(world.inventory, world.observed())
     assert [item["name"] for item in written["virtual_disks"]] == ["own"]
     assert written["left_out"] == [
         "st1: volume data: no IPU knows it, and there are several hosts: declare it with its host"
@@ -388,16 +381,16 @@ def test_what_is_exported_changes_nothing(keeping: Keeping) -> None:
 
 def test_several_paths() -> None:
     inventory = nodes(hosts=2)
-    keeping = Keeping(inventory)
-    keeping.run(both())
+    world = World(inventory, keeps=True)
+    world.run(*both())
     inventory["targets"]["st1"]["paths"] = [{"address": "198.18.1.1", "ana_state": "non_optimized"}]
-    planned = keeping.plan(both())
+    planned = world.plan(*both())
     assert planned["steps"] == [] and "was made for one path" in planned["problems"][0]["message"]
-    keeping.run(both(state="detached"))
-    planned = keeping.run(both())
+    world.run(*both(state="detached"))
+    planned = world.run(*both())
     assert happens(planned)[0] == ("release", "st1", "remove")
-    assert len(keeping.world.controllers["ipu2"][CONTROLLER]["ctrlrs"]) == 2
-    settled(keeping, both())
+    assert len(world.controllers["ipu2"][CONTROLLER]["ctrlrs"]) == 2
+    world.settled(*both())
 
 
 BAD: list[tuple[str, list[dict[str, Any]], str]] = [
@@ -443,7 +436,7 @@ def test_controllers_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         validate.validate([shared(1), disk("other", shared=True)], nodes())
 
 
-def test_one_host_alone_may_have_a_shared_volume(keeping: Keeping) -> None:
-    keeping.run([shared(1)])
-    assert devices(keeping) == {"ipu1": [SERIAL]}
-    settled(keeping, [shared(1)])
+def test_one_host_alone_may_have_a_shared_volume(world: World) -> None:
+    world.run(shared(1))
+    assert devices(world) == {"ipu1": [SERIAL]}
+    world.settled(shared(1))

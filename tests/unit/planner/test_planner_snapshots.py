@@ -5,29 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.ipdk.storage.plugins.plugin_utils import drift, export, planner, snapshots, validate
+from ansible_collections.ipdk.storage.plugins.plugin_utils import drift, export, snapshots, validate
 from world import World, disk, lvol_disk, nodes, with_store
 
 MIB = 1 << 20
-
-
-def plan(world: World, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
-    return planner.plan(list(disks), world.inventory, world.observed(), options)
-
-
-def converge(world: World, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
-    planned = plan(world, *disks, **options)
-    assert planned["problems"] == []
-    world.carry_out(planned)
-    assert plan(world, *disks, **options)["steps"] == []
-    return planned
 
 
 @pytest.fixture
 def world() -> World:
     """vol00, thick, attached, with a snapshot."""
     made = World(with_store(nodes(), overcommit=3.0))
-    converge(made, lvol_disk())
+    made.converge(lvol_disk())
     made.snapshot("st1", "fast/vol00", "monday")
     return made
 
@@ -40,7 +28,7 @@ def clone(name: str = "copy", **more: Any) -> dict[str, Any]:
 
 
 def test_a_clone_is_a_disk_that_starts_as_a_snapshot(world: World) -> None:
-    planned = converge(world, lvol_disk(), clone())
+    planned = world.converge(lvol_disk(), clone())
     (lvol,) = planned["nodes"]["st1"]["lvols"]
     assert lvol == {
         "name": "copy",
@@ -60,10 +48,10 @@ def test_a_shared_volume_has_snapshots_and_is_a_clone_once() -> None:
     world = World(with_store(nodes(hosts=2), overcommit=3.0))
     hosts = ("host1", "host2")
     items = [lvol_disk(host=host, shared=True) for host in hosts]
-    converge(world, *items)
+    world.converge(*items)
     world.snapshot("st1", "fast/vol00", "monday")
     items += [clone(host=host, shared=True) for host in hosts]
-    planned = converge(world, *items)
+    planned = world.converge(*items)
     assert [lvol["name"] for lvol in planned["nodes"]["st1"]["lvols"]] == ["copy"]
     work = snapshots.work(items, world.inventory, {"disk": "vol00", "name": "tuesday"}, world.observed())
     assert (work["problems"], work["clones"]) == ([], [])
@@ -72,17 +60,17 @@ def test_a_shared_volume_has_snapshots_and_is_a_clone_once() -> None:
 
 
 def test_a_clone_may_be_bigger_and_grows_like_any_other(world: World) -> None:
-    converge(world, lvol_disk(), clone(size="96MiB"))
-    grown = converge(world, lvol_disk(), clone(size="128MiB"))
+    world.converge(lvol_disk(), clone(size="96MiB"))
+    grown = world.converge(lvol_disk(), clone(size="128MiB"))
     assert [(step["action"], step["name"]) for step in grown["steps"]] == [("grow", "fast/copy")]
 
 
 def test_a_clone_outlives_its_snapshot_and_its_origin(world: World) -> None:
-    converge(world, lvol_disk(), clone())
+    world.converge(lvol_disk(), clone())
     world.bdevs["st1"]["fast/monday"]["driver_specific"]["lvol"]["clones"] = ["copy"]
-    converge(world, lvol_disk(state="absent"), clone(), safe_mode=False)
+    world.converge(lvol_disk(state="absent"), clone(), safe_mode=False)
     world.drop_snapshot("st1", "fast", "monday")
-    assert plan(world, clone())["steps"] == [] == plan(world, clone())["problems"]
+    assert world.plan(clone())["steps"] == [] == world.plan(clone())["problems"]
 
 
 @pytest.mark.parametrize(
@@ -98,14 +86,14 @@ def test_a_clone_outlives_its_snapshot_and_its_origin(world: World) -> None:
     ],
 )
 def test_clones_that_cannot_be_are_refused(world: World, item: dict[str, Any], said: str) -> None:
-    planned = plan(world, lvol_disk(), item)
+    planned = world.plan(lvol_disk(), item)
     assert planned["steps"] == []
     (problem,) = planned["problems"]
     assert said in problem["message"]
 
 
 def test_no_snapshot_is_destroyed_by_the_name_of_a_disk(world: World) -> None:
-    planned = plan(world, lvol_disk(), lvol_disk("monday", state="absent"), safe_mode=False)
+    planned = world.plan(lvol_disk(), lvol_disk("monday", state="absent"), safe_mode=False)
     assert planned["steps"] == [] and "is a snapshot" in planned["problems"][0]["message"]
 
 
@@ -128,12 +116,12 @@ def test_bad_clones_get_one_error(item: dict[str, Any], said: str) -> None:
 
 
 def test_a_thick_disk_is_thin_as_long_as_it_has_a_snapshot_and_thick_again_afterwards(world: World) -> None:
-    assert plan(world, lvol_disk())["steps"] == []
+    assert world.plan(lvol_disk())["steps"] == []
     free = world.stores["st1"]["fast"]["free_clusters"]
-    converge(world, lvol_disk(size="128MiB"))
+    world.converge(lvol_disk(size="128MiB"))
     assert world.stores["st1"]["fast"]["free_clusters"] == free, "it takes none yet"
     world.drop_snapshot("st1", "fast", "monday")
-    planned = converge(world, lvol_disk(size="128MiB"))
+    planned = world.converge(lvol_disk(size="128MiB"))
     assert [(step["action"], step["detail"]) for step in planned["steps"]] == [("grow", "thick, 128 MiB, is thin now")]
     lvol = world.bdevs["st1"]["fast/vol00"]["driver_specific"]["lvol"]
     assert (lvol["thin_provision"], lvol["num_allocated_clusters"]) == (False, 32)
@@ -144,23 +132,23 @@ def test_becoming_thick_needs_free_clusters(world: World) -> None:
     world.drop_snapshot("st1", "fast", "monday")
     world.bdevs["st1"]["fast/vol00"]["driver_specific"]["lvol"]["num_allocated_clusters"] = 4
     world.stores["st1"]["fast"]["free_clusters"] = 11
-    assert "has 44MiB free, and it needs 48MiB" in plan(world, lvol_disk())["problems"][0]["message"]
+    assert "has 44MiB free, and it needs 48MiB" in world.plan(lvol_disk())["problems"][0]["message"]
 
 
 def test_what_is_thick_cannot_become_thin() -> None:
     world = World(with_store(nodes()))
-    converge(world, lvol_disk())
-    (problem,) = plan(world, lvol_disk(backing={"thin": True}))["problems"]
+    world.converge(lvol_disk())
+    (problem,) = world.plan(lvol_disk(backing={"thin": True}))["problems"]
     assert "thin: True was wanted, but the volume on st1 has False" in problem["message"]
 
 
 def test_a_snapshot_is_neither_unlisted_nor_drift_nor_exported(world: World) -> None:
-    planned = plan(world, lvol_disk())
+    planned = world.plan(lvol_disk())
     assert (planned["unlisted"], planned["unmanaged"], drift.differences(planned, [])) == ([], [], [])
     result = export.virtual_disks(world.inventory, world.observed())
     assert [item["name"] for item in result["virtual_disks"]] == ["vol00"]
     assert result["left_out"] == ["st1: bdev fast/monday: a snapshot is no virtual disk, and stays"]
-    assert plan(world, *result["virtual_disks"])["steps"] == []
+    assert world.plan(*result["virtual_disks"])["steps"] == []
 
 
 # Taking and removing
@@ -192,7 +180,7 @@ def test_what_takes_and_what_removes_a_snapshot(world: World) -> None:
 
 
 def test_a_snapshot_of_several_clones_stays_until_they_go(world: World) -> None:
-    converge(world, lvol_disk(), clone())
+    world.converge(lvol_disk(), clone())
     world.bdevs["st1"]["fast/monday"]["driver_specific"]["lvol"]["clones"].append("copy")
     (problem,) = work(world, lvol_disk(), clone(), name="monday", state="absent")["problems"]
     assert "fast/monday on st1 has 2 clones (vol00, copy)" in problem

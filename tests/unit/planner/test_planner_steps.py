@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from typing import Any
 
@@ -14,20 +13,6 @@ from world import World, disk, lvol_disk, nodes, with_store
 NOTHING = {"attach": 0, "grow": 0, "limit": 0, "detach": 0, "destroy": 0, "not_converged": 0}
 
 
-def plan(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    """A plan of what the world shows; it has to survive JSON, because Ansible carries it."""
-    return json.loads(json.dumps(planner.plan(disks, world.inventory, world.observed(), options)))
-
-
-def converge(world: World, disks: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    """Carry the plan out and insist that nothing is left to do for the disks that could be planned."""
-    planned = plan(world, disks, **options)
-    world.carry_out(planned)
-    again = plan(world, disks, **options)
-    assert again["steps"] == [] and again["nodes"] == {}
-    return planned
-
-
 def stages(planned: dict[str, Any]) -> list[tuple[str, str]]:
     """The stages in order, each with its node, runs of equals folded."""
     return [key for key, _group in itertools.groupby((step["stage"], step["node"]) for step in planned["steps"])]
@@ -35,7 +20,7 @@ def stages(planned: dict[str, Any]) -> list[tuple[str, str]]:
 
 def test_the_first_disk_takes_every_step_in_order() -> None:
     world = World(nodes())
-    planned = converge(world, [disk()])
+    planned = world.converge(disk())
     assert stages(planned) == [("bdevs", "st1"), ("subsystems", "st1"), ("controllers", "ipu1"), ("attach", "ipu1")]
     uuid = virtual_disk.volume_uuid("vol00", "st1")
     nqn = "nqn.2022-06.io.ipdk:st1:ipu1"
@@ -114,7 +99,7 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
 
 def test_64_disks_are_one_list_a_stage_and_readable() -> None:
     world = World(nodes())
-    planned = converge(world, [disk(f"vol{n:02}") for n in range(64)])
+    planned = world.converge(*([disk(f"vol{n:02}") for n in range(64)]))
     assert len(planned["nodes"]["ipu1"]["attach"]) == 64
     assert len(planned["nodes"]["ipu1"]["controllers"]) == 1
     assert len(planned["nodes"]["st1"]["subsystems"]) == 1
@@ -127,13 +112,13 @@ def test_64_disks_are_one_list_a_stage_and_readable() -> None:
         "ipu1: attach 64 devices: vol00 (sma-0), vol01 (sma-1), vol02 (sma-2), vol03 (sma-3), vol04 (sma-4), "
         "… vol63 (sma-63)",
     ]
-    assert plan(world, [disk(f"vol{n:02}") for n in range(64)])["summary"] == {**NOTHING, "unchanged": 64}
+    assert world.plan(*([disk(f"vol{n:02}") for n in range(64)]))["summary"] == {**NOTHING, "unchanged": 64}
 
 
 def test_detach_keeps_everything_but_the_device() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
-    planned = converge(world, [disk("a", state="detached"), disk("b")])
+    world.converge(disk("a"), disk("b"))
+    planned = world.converge(disk("a", state="detached"), disk("b"))
     assert stages(planned) == [("unplug", "ipu1")]
     assert planned["nodes"] == {
         "ipu1": {"unplug": [{"physical_id": 0, "volume": virtual_disk.volume_uuid("a", "st1"), "state": "absent"}]},
@@ -141,21 +126,21 @@ def test_detach_keeps_everything_but_the_device() -> None:
     }
     assert planned["disks"][0]["serial"] == "st1n1" and planned["disks"][0]["handle"] is None
     assert planned["summary"] == {**NOTHING, "detach": 1, "unchanged": 1}
-    back = converge(world, [disk("a"), disk("b")])
+    back = world.converge(disk("a"), disk("b"))
     assert stages(back) == [("attach", "ipu1")]
     assert back["disks"][0]["serial"] == "st1n1"
 
 
 def test_detaching_what_was_never_there_makes_nothing() -> None:
-    planned = plan(World(nodes()), [disk(state="detached")])
+    planned = World(nodes()).plan(disk(state="detached"))
     assert planned["steps"] == [] and planned["disks"][0]["volume"] is False
     assert planned["summary"] == {**NOTHING, "unchanged": 1}
 
 
 def test_absent_takes_device_namespace_and_bdev_in_that_order() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
-    planned = converge(world, [disk("a", state="absent"), disk("b")], safe_mode=False)
+    world.converge(disk("a"), disk("b"))
+    planned = world.converge(disk("a", state="absent"), disk("b"), safe_mode=False)
     assert stages(planned) == [("unplug", "ipu1"), ("release", "st1"), ("bdevs", "st1")]
     assert planned["nodes"]["st1"] == {
         "release": [
@@ -172,19 +157,19 @@ def test_an_aio_file_comes_first_and_goes_last() -> None:
     aio = {"type": "aio", "block_size": 4096}
     disks = [disk("a", backing=aio), disk("b", backing=aio), disk("c", backing=aio, size="1MiB")]
     volumes = "/var/lib/ipdk/st1/volumes"
-    assert converge(world, disks)["nodes"]["st1"]["files_present"] == [
+    assert world.converge(*disks)["nodes"]["st1"]["files_present"] == [
         {"size": 64 << 20, "paths": [f"{volumes}/a.img", f"{volumes}/b.img"]},
         {"size": 1 << 20, "paths": [f"{volumes}/c.img"]},
     ]
-    planned = converge(world, [{**disks[0], "state": "absent"}, *disks[1:]], safe_mode=False)
+    planned = world.converge({**disks[0], "state": "absent"}, *disks[1:], safe_mode=False)
     assert planned["nodes"]["st1"]["files_absent"] == [f"{volumes}/a.img"]
     assert planned["nodes"]["st1"]["bdevs"][0]["filename"] == f"{volumes}/a.img"
 
 
 def test_both_directions_in_one_run() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
-    planned = converge(world, [disk("a", state="absent"), disk("b", state="detached"), disk("c")], safe_mode=False)
+    world.converge(disk("a"), disk("b"))
+    planned = world.converge(disk("a", state="absent"), disk("b", state="detached"), disk("c"), safe_mode=False)
     assert stages(planned) == [
         ("unplug", "ipu1"),
         ("release", "st1"),
@@ -199,24 +184,24 @@ def test_both_directions_in_one_run() -> None:
 
 def test_a_freed_slot_is_reused_when_there_is_no_other() -> None:
     world = World(nodes(slots=2))
-    converge(world, [disk("a"), disk("b")])
-    planned = converge(world, [disk("a"), disk("b", state="detached"), disk("c")])
+    world.converge(disk("a"), disk("b"))
+    planned = world.converge(disk("a"), disk("b", state="detached"), disk("c"))
     assert planned["disks"][2]["physical_id"] == 1
 
 
 def test_physical_ids() -> None:
     world = World(nodes())
-    planned = converge(world, [disk("a"), disk("b", physical_id=0), disk("c", physical_id=10), disk("d")])
+    planned = world.converge(disk("a"), disk("b", physical_id=0), disk("c", physical_id=10), disk("d"))
     assert [result["physical_id"] for result in planned["disks"]] == [1, 0, 10, 2]
     # A new disk that comes first in the list takes nobody's place.
-    planned = converge(world, [disk("z"), disk("a"), disk("b", physical_id=0), disk("c", physical_id=10), disk("d")])
+    planned = world.converge(disk("z"), disk("a"), disk("b", physical_id=0), disk("c", physical_id=10), disk("d"))
     assert [result["physical_id"] for result in planned["disks"]] == [3, 1, 0, 10, 2]
 
 
 def test_another_physical_id_replugs_the_disk() -> None:
     world = World(nodes())
-    converge(world, [disk("a")])
-    planned = converge(world, [disk("a", physical_id=5)])
+    world.converge(disk("a"))
+    planned = world.converge(disk("a", physical_id=5))
     assert stages(planned) == [("unplug", "ipu1"), ("attach", "ipu1")]
     assert planned["disks"][0]["handle"] == "virtio_blk:sma-5" and planned["disks"][0]["serial"] == "st1n1"
 
@@ -224,8 +209,8 @@ def test_another_physical_id_replugs_the_disk() -> None:
 @pytest.mark.parametrize("same_run", [False, True])
 def test_a_physical_id_that_somebody_has(same_run: bool) -> None:
     world = World(nodes())
-    converge(world, [disk("a")])
-    planned = plan(world, [disk("a"), disk("b", physical_id=0)] if same_run else [disk("b", physical_id=0)])
+    world.converge(disk("a"))
+    planned = world.plan(*([disk("a"), disk("b", physical_id=0)] if same_run else [disk("b", physical_id=0)]))
     assert planned["steps"] == []
     assert [problem["node"] for problem in planned["problems"]] == ["ipu1"]
     assert planned["problems"][0]["message"].startswith("b: physical_id 0 of ipu1 is taken by a. Leave physical_id out")
@@ -233,22 +218,22 @@ def test_a_physical_id_that_somebody_has(same_run: bool) -> None:
 
 def test_a_physical_id_that_is_freed_in_the_same_run() -> None:
     world = World(nodes())
-    converge(world, [disk("a")])
-    planned = converge(world, [disk("b", physical_id=0), disk("a", state="detached")])
+    world.converge(disk("a"))
+    planned = world.converge(disk("b", physical_id=0), disk("a", state="detached"))
     assert planned["problems"] == [] and planned["disks"][0]["physical_id"] == 0
 
 
 def test_no_slot_is_left() -> None:
     world = World(nodes(slots=2))
-    converge(world, [disk("a"), disk("b")])
-    planned = plan(world, [disk("c")])
+    world.converge(disk("a"), disk("b"))
+    planned = world.plan(disk("c"))
     assert planned["problems"][0]["message"].startswith("c: all 2 slots of ipu1 are taken")
     assert planned["summary"] == {**NOTHING, "unchanged": 0, "not_converged": 1}
 
 
 def test_what_is_not_in_the_list_is_left_alone_and_reported() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
+    world.converge(disk("a"), disk("b"))
     world.bdevs["st1"]["alien"] = {
         "name": "alien",
         "uuid": "0" * 8,
@@ -256,7 +241,7 @@ def test_what_is_not_in_the_list_is_left_alone_and_reported() -> None:
         "block_size": 512,
         "num_blocks": 8,
     }
-    planned = plan(world, [disk("b")])
+    planned = world.plan(disk("b"))
     assert planned["steps"] == []
     assert planned["unmanaged"] == [
         {"node": "st1", "kind": "volume", "name": "a"},
@@ -279,9 +264,9 @@ def test_a_device_whose_bdev_is_gone_keeps_its_slot_and_is_reported() -> None:
 
 def test_the_nsid_is_kept_and_new_ones_are_the_lowest_free() -> None:
     world = World(nodes())
-    converge(world, [disk(name) for name in "abc"])
-    converge(world, [disk("a"), disk("b", state="absent"), disk("c")], safe_mode=False)
-    planned = converge(world, [disk("d"), disk("a"), disk("c"), disk("e")])
+    world.converge(*([disk(name) for name in "abc"]))
+    world.converge(disk("a"), disk("b", state="absent"), disk("c"), safe_mode=False)
+    planned = world.converge(disk("d"), disk("a"), disk("c"), disk("e"))
     assert [result["nsid"] for result in planned["disks"]] == [2, 1, 3, 4]
 
 
@@ -305,12 +290,12 @@ def test_the_nsid_is_kept_and_new_ones_are_the_lowest_free() -> None:
 )
 def test_what_would_lose_data_is_refused(items: list[dict[str, Any]], message: str) -> None:
     world = World(nodes())
-    converge(world, [disk()])
-    planned = plan(world, items)
+    world.converge(disk())
+    planned = world.plan(*items)
     assert planned["steps"] == []
     assert planned["problems"][0]["node"] == "st1"
     assert planned["problems"][0]["message"].startswith(f"vol00: {message}"), planned["problems"][0]["message"]
-    assert plan(world, [dict(items[0], state="detached")])["summary"]["detach"] == 1, "but it may be detached"
+    assert world.plan(dict(items[0], state="detached"))["summary"]["detach"] == 1, "but it may be detached"
 
 
 def test_a_bdev_of_somebody_else_is_left_alone() -> None:
@@ -323,7 +308,7 @@ def test_a_bdev_of_somebody_else_is_left_alone() -> None:
         "num_blocks": 131072,
     }
     for state in virtual_disk.STATES:
-        planned = plan(world, [disk(state=state)], safe_mode=False)
+        planned = world.plan(disk(state=state), safe_mode=False)
         assert planned["steps"] == []
         assert "it was not made for this virtual disk and is left alone" in planned["problems"][0]["message"]
 
@@ -341,10 +326,10 @@ def test_a_bdev_of_somebody_else_is_left_alone() -> None:
 @pytest.mark.parametrize("state", ["detached", "absent"])
 def test_a_disk_in_use_is_not_unplugged(use: dict[str, Any], words: str, state: str) -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
+    world.converge(disk("a"), disk("b"))
     world.uses["st1n1"] = use
     wanted = [disk("a", state=state), disk("b", state=state)]
-    planned = plan(world, wanted, safe_mode=False)
+    planned = world.plan(*wanted, safe_mode=False)
     assert planned["problems"] == [
         {
             "node": "host1",
@@ -354,18 +339,18 @@ def test_a_disk_in_use_is_not_unplugged(use: dict[str, Any], words: str, state: 
         }
     ]
     assert {step["disk"] for step in planned["steps"]} == {"b"}
-    assert plan(world, wanted, safe_mode=False, force=True)["problems"] == []
+    assert world.plan(*wanted, safe_mode=False, force=True)["problems"] == []
 
 
 def test_without_access_to_the_host_everything_converges_but_unplugging_wants_force() -> None:
     world = World(nodes(access="none"))
-    planned = converge(world, [disk("a"), disk("b")])
+    planned = world.converge(disk("a"), disk("b"))
     assert "host1" not in planned["nodes"]
-    refused = plan(world, [disk("a", state="detached"), disk("b")])
+    refused = world.plan(disk("a", state="detached"), disk("b"))
     assert refused["steps"] == []
     assert refused["problems"][0]["node"] == "ipu1"
     assert "nobody may look whether host1 uses it (ipdk_host_access: none)" in refused["problems"][0]["message"]
-    forced = converge(world, [disk("a", state="detached"), disk("b")], force=True)
+    forced = world.converge(disk("a", state="detached"), disk("b"), force=True)
     assert stages(forced) == [("unplug", "ipu1")] and "host1" not in forced["nodes"]
 
 
@@ -375,11 +360,12 @@ def test_an_unknown_node_holds_back_its_disks_only(dead: str, state: str) -> Non
     world = World(nodes(targets=2, hosts=2))
     disks = [disk("a", target="st1", host="host1"), disk("b", target="st2", host="host2")]
     if state != "attached":
-        converge(world, disks)
+        world.converge(*disks)
     world.dead.add(dead)
     wanted = [dict(item, state=state) for item in disks]
-    planned = converge(world, wanted, safe_mode=False)
+    planned = world.run(*wanted, safe_mode=False)
     assert {step["disk"] for step in planned["steps"]} - {None} == {"b"}
+    assert world.plan(*wanted, safe_mode=False)["nodes"] == {}
     assert [result["converged"] for result in planned["disks"]] == [False, True]
     assert planned["problems"][0]["node"] == dead
     assert f"{dead} is unknown (no answer)" in planned["problems"][0]["message"]
@@ -405,9 +391,9 @@ def test_a_target_without_transport_was_not_deployed() -> None:
 
 def test_a_controller_that_is_connected_elsewhere() -> None:
     world = World(nodes())
-    converge(world, [disk("a")])
+    world.converge(disk("a"))
     world.inventory["targets"]["st1"]["address"] = "198.18.9.9"
-    planned = plan(world, [disk("a"), disk("b")])
+    planned = world.plan(disk("a"), disk("b"))
     assert planned["steps"] == []
     assert "connected to nqn.2022-06.io.ipdk:st1:ipu1 at 198.18.0.1:4420, where" in planned["problems"][0]["message"]
 
@@ -415,10 +401,10 @@ def test_a_controller_that_is_connected_elsewhere() -> None:
 @pytest.mark.parametrize("lost", ["hosts", "listen_addresses"])
 def test_a_subsystem_that_no_longer_admits_its_ipu_is_opened_once(lost: str) -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
+    world.converge(disk("a"), disk("b"))
     subsystem = world.subsystems["st1"]["nqn.2022-06.io.ipdk:st1:ipu1"]
     subsystem[lost] = []
-    planned = converge(world, [disk("a"), disk("b")])
+    planned = world.converge(disk("a"), disk("b"))
     assert [(step["stage"], step["action"]) for step in planned["steps"]] == [("subsystems", "open")]
     assert len(subsystem["namespaces"]) == 2
 
@@ -426,9 +412,9 @@ def test_a_subsystem_that_no_longer_admits_its_ipu_is_opened_once(lost: str) -> 
 @pytest.mark.parametrize("access", ["ssh", "none"])
 def test_a_device_that_a_restarted_host_lost_is_attached_again(access: str) -> None:
     world = World(nodes(access=access))
-    converge(world, [disk("a"), disk("b")])
+    world.converge(disk("a"), disk("b"))
     world.unplugged["ipu1"].add(1)
-    planned = converge(world, [disk("a"), disk("b")])
+    planned = world.converge(disk("a"), disk("b"))
     assert planned["nodes"]["ipu1"]["attach"] == [
         {"physical_id": 1, "volume": virtual_disk.volume_uuid("b", "st1"), "state": "present"}
     ]
@@ -438,34 +424,34 @@ def test_a_device_that_a_restarted_host_lost_is_attached_again(access: str) -> N
 
 def test_what_outlived_its_host_and_is_in_no_list_is_removed() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b"), disk("c")])
+    world.converge(disk("a"), disk("b"), disk("c"))
     world.unplugged["ipu1"] = {0, 1, 2}
-    planned = plan(world, [disk("b"), disk("d")])
+    planned = world.plan(disk("b"), disk("d"))
     assert [(step["stage"], step["action"], step["name"]) for step in planned["steps"][:2]] == [
         ("unplug", "remove", "sma-0 (a)"),
         ("unplug", "remove", "sma-2 (c)"),
     ]
     assert "ipu1: remove 2 orphans: sma-0 (a), sma-2 (c)" in planned["text"]
-    converge(world, [disk("b"), disk("d")])
+    world.converge(disk("b"), disk("d"))
     # b has its own slot again, d the lowest that was free without the orphans going first; a's and c's data is there.
     assert world.devices["ipu1"] == {1: "st1n2", 3: "st1n4"}
     assert set(world.bdevs["st1"]) == {"a", "b", "c", "d"}
-    assert plan(world, [disk("b"), disk("d")])["steps"] == []
+    assert world.plan(disk("b"), disk("d"))["steps"] == []
 
 
 def test_a_full_ipu_gets_the_slots_of_orphans() -> None:
     world = World(nodes(slots=1))
-    converge(world, [disk("a")])
+    world.converge(disk("a"))
     world.unplugged["ipu1"] = {0}
-    converge(world, [disk("b")])
+    world.converge(disk("b"))
     assert world.devices["ipu1"] == {0: "st1n2"}
 
 
 def test_an_orphan_that_does_not_go_keeps_only_who_wants_its_slot() -> None:
     world = World(nodes(slots=2))
-    converge(world, [disk("a")])
+    world.converge(disk("a"))
     world.unplugged["ipu1"] = {0}
-    planned = plan(world, [disk("b", physical_id=0), disk("c")])
+    planned = world.plan(disk("b", physical_id=0), disk("c"))
     left = steps.after_unplug(planned, {"ipu1": []}, {})
     assert left["stuck"] == ["b"]
     assert [item["physical_id"] for item in left["nodes"]["ipu1"]["attach"]] == [1]
@@ -474,7 +460,7 @@ def test_an_orphan_that_does_not_go_keeps_only_who_wants_its_slot() -> None:
 @pytest.mark.parametrize("why", ["nobody looks", "the host sees it", "a target is silent", "someone is connected"])
 def test_what_may_be_alive_is_no_orphan(why: str) -> None:
     world = World(nodes(targets=2, access="none" if why == "nobody looks" else "ssh"))
-    converge(world, [disk("a", target="st1")])
+    world.converge(disk("a", target="st1"))
     observed = world.observed()
     if why != "someone is connected":
         observed["ipu1"]["vhost_controllers"][0]["sessions"] = []
@@ -488,7 +474,7 @@ def test_what_may_be_alive_is_no_orphan(why: str) -> None:
 
 def test_a_device_that_the_host_does_not_see_is_attached_again() -> None:
     world = World(nodes())
-    converge(world, [disk()])
+    world.converge(disk())
     observed = world.observed()
     observed["host1"]["disks"] = []
     planned = planner.plan([disk()], world.inventory, observed)
@@ -502,17 +488,17 @@ def test_a_device_that_the_host_does_not_see_is_attached_again() -> None:
 
 def test_a_target_that_lost_its_volumes_gets_them_again_for_the_same_devices() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b")])
+    world.converge(disk("a"), disk("b"))
     world.bdevs["st1"].clear()
     world.subsystems["st1"].clear()
-    planned = converge(world, [disk("a"), disk("b")])
+    planned = world.converge(disk("a"), disk("b"))
     assert stages(planned) == [("bdevs", "st1"), ("subsystems", "st1")]
     assert [result["physical_id"] for result in planned["disks"]] == [0, 1]
 
 
 def test_a_target_that_came_back_empty_gets_its_namespaces_under_the_nsids_that_the_ipu_remembers() -> None:
     world = World(nodes())
-    converge(world, [disk("a"), disk("b"), disk("c")])
+    world.converge(disk("a"), disk("b"), disk("c"))
     observed = world.observed()
     observed["st1"]["bdevs"] = []
     observed["st1"]["subsystems"] = []
@@ -524,9 +510,9 @@ def test_a_target_that_came_back_empty_gets_its_namespaces_under_the_nsids_that_
 
 def test_a_disk_moves_to_another_host() -> None:
     world = World(nodes(hosts=2))
-    converge(world, [disk("a", host="host1"), disk("b", host="host1")])
+    world.converge(disk("a", host="host1"), disk("b", host="host1"))
     world.uses["st1n2"] = {"mounts": ["/mnt"]}
-    planned = plan(world, [disk("a", host="host2"), disk("b", host="host2")])
+    planned = world.plan(disk("a", host="host2"), disk("b", host="host2"))
     assert [problem["disk"] for problem in planned["problems"]] == ["b"]
     assert stages(planned) == [
         ("unplug", "ipu1"),
@@ -554,7 +540,7 @@ def test_any_declaration_follows_any_other(seed: int) -> None:
             )
             for number in range(10)
         ]
-        planned = converge(world, generator.sample(disks, 10), safe_mode=False)
+        planned = world.converge(*generator.sample(disks, 10), safe_mode=False)
         assert planned["problems"] == []
         for result in planned["disks"]:
             devices = world.devices[result["ipu"]]
@@ -571,10 +557,13 @@ def test_any_declaration_follows_any_other(seed: int) -> None:
 
 def test_a_disk_that_did_not_come_off_keeps_what_is_behind_it() -> None:
     world = World(nodes(slots=3))
-    converge(world, [disk("a"), disk("b"), disk("c")])
-    planned = plan(
-        world,
-        [disk("a", state="absent"), disk("b", state="absent"), disk("c"), disk("d"), disk("e", physical_id=0)],
+    world.converge(disk("a"), disk("b"), disk("c"))
+    planned = world.plan(
+        disk("a", state="absent"),
+        disk("b", state="absent"),
+        disk("c"),
+        disk("d"),
+        disk("e", physical_id=0),
         safe_mode=False,
     )
     assert planned["problems"] == []
@@ -606,7 +595,7 @@ def test_the_report_is_what_the_host_sees() -> None:
     world = World(nodes(hosts=2))
     world.inventory["hosts"]["host2"]["access"] = "none"
     disks = [disk("a", host="host1"), disk("b", host="host1"), disk("c", host="host2")]
-    planned = converge(world, disks)
+    planned = world.converge(*disks)
     seen = [
         {"serial": "st1n1", "path": "/dev/vdb", "by_id": "/dev/disk/by-id/virtio-st1n1", "pci_address": "0000:01:00.0"}
     ]
@@ -620,13 +609,13 @@ def test_the_report_is_what_the_host_sees() -> None:
 def test_the_report_of_a_detached_disk_and_of_failures() -> None:
     world = World(nodes(hosts=2, access="none"))
     disks = [disk("a", host="host1"), disk("b", host="host2")]
-    planned = plan(world, disks)
+    planned = world.plan(*disks)
     a, b = report.report(planned, {}, {"ipu1": ["SMA does not answer"]})
     assert (a["converged"], a["reason"]) == (False, "ipu1: SMA does not answer")
     assert b["converged"] is True
     world = World(nodes())
-    converge(world, [disk("a")])
-    planned = plan(world, [disk("a", state="detached")])
+    world.converge(disk("a"))
+    planned = world.plan(disk("a", state="detached"))
     (a,) = report.report(planned, {"host1": [{"serial": "st1n1", "path": "/dev/vdb"}]})
     assert (a["converged"], a["reason"]) == (False, "host1 still sees it")
     (a,) = report.report(planned, {"host1": []})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid as uuid_module
 from typing import Any
 
-from ansible_collections.ipdk.storage.plugins.module_utils import _sma_devices
-from ansible_collections.ipdk.storage.plugins.plugin_utils import steps, virtual_disk
+from ansible_collections.ipdk.storage.plugins.module_utils import _crypto, _declaration, _sma_devices
+from ansible_collections.ipdk.storage.plugins.plugin_utils import encryption, planner, steps, virtual_disk
 
 HOST_NQN = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-{:012d}"
 
@@ -52,10 +53,15 @@ NO_LIMITS = dict.fromkeys(LIMITS.values(), 0)
 
 
 class World:
-    """Nodes that do what the modules would make them do; their answers have the shapes that SPDK's have."""
+    """Nodes that do what the modules would make them do; their answers have the shapes that SPDK's have.
 
-    def __init__(self, inventory: dict[str, Any]) -> None:
+    ``keeps``: the nodes keep their declarations.
+    """
+
+    def __init__(self, inventory: dict[str, Any], keeps: bool = False) -> None:
         self.inventory = inventory
+        self.kept: dict[str, Any] = dict.fromkeys([*inventory["targets"], *inventory["ipus"]]) if keeps else {}
+        """by node, its declaration; null of one that has none yet"""
         self.bdevs: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
         self.subsystems: dict[str, dict[str, dict[str, Any]]] = {target: {} for target in inventory["targets"]}
         self.controllers: dict[str, dict[str, dict[str, Any]]] = {ipu: {} for ipu in inventory["ipus"]}
@@ -94,6 +100,36 @@ class World:
         """lvol stores that exist"""
         self.ana: dict[tuple[str, str, str], str] = {}
         """by NQN, address and port: ANA states of the listeners"""
+
+    def plan(self, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """A plan of what is there. It survives JSON, because Ansible carries it, and has no key of a disk in it."""
+        text = json.dumps(planner.plan(list(disks), self.inventory, self.observed(), options))
+        for item in disks:
+            for half in ("key", "key2"):
+                key = (item.get("encryption") or {}).get(half)
+                assert not key or key.lower() not in text.lower()
+        return json.loads(text)
+
+    def run(self, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Plan, and carry that out."""
+        planned = self.plan(*disks, **options)
+        for work in planned["nodes"].values():
+            for item in encryption.with_keys(work.get("crypto", []), planned, list(disks)):
+                self.keys[item["name"]] = _crypto.fingerprint(item)
+        self.carry_out(planned)
+        return planned
+
+    def converge(self, *disks: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Run, and insist that it has settled all disks."""
+        planned = self.run(*disks, **options)
+        self.settled(*disks, **options)
+        return planned
+
+    def settled(self, *disks: dict[str, Any], **options: Any) -> None:
+        """A further run has nothing to do."""
+        again = self.plan(*disks, **options)
+        left = {key: again[key] for key in ("steps", "problems", "nodes", "declarations") if again[key]}
+        assert not left, left
 
     def observed(self) -> dict[str, Any]:
         answers: dict[str, Any] = {}
@@ -195,6 +231,8 @@ class World:
                         if slot not in self.unplugged[declared["ipu"]]
                     ],
                 }
+        for node, document in self.kept.items():
+            answers[node]["declaration"] = document
         return {node: answer for node, answer in answers.items() if node not in self.dead}
 
     def _subsystems_of(self, ipu: str) -> dict[int, str]:
@@ -222,6 +260,10 @@ class World:
                 for item in arguments.get(stage, []):
                     assert node not in self.dead
                     getattr(self, f"_{stage}")(node, item)
+        if self.kept:
+            self.kept.update(planned["declarations"])
+            for document in planned["declarations"].values():
+                _declaration.check(document)  # the node can read it
 
     def _unplug(self, ipu: str, item: dict[str, Any]) -> None:
         if item["state"] == "present":
