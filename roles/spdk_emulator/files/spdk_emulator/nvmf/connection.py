@@ -1,7 +1,7 @@
 """One NVMe/TCP connection of the target: a queue pair.
 
 Bytes come in through :meth:`Connection.data_received`, become PDUs, and every command ends in
-:meth:`Connection._finish`. What is to be sent is collected and written once per turn of the event loop. A protocol
+:meth:`Connection.finish`. What is to be sent is collected and written once per turn of the event loop. A protocol
 error ends this connection and no other: the host gets a termination request and has some time to close, as with SPDK.
 """
 
@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import uuid as uuid_module
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
-from ..bdev.compare import compare, compare_and_write
-from ..bdev.models import Op, Status
-from ..bdev.transfer import copy
 from ..framework.threads import APP_THREAD, running
 from ..framework.trace import tracing
 from ..nvme_tcp import auth as dhchap
 from ..nvme_tcp import nvme
-from ..nvme_tcp.nvme import Command, Fabrics, Io, Sc
+from ..nvme_tcp.nvme import Command, Fabrics, Sc
 from ..nvme_tcp.pdu import (
     CONTROLLER,
     HOST,
@@ -45,7 +40,8 @@ from ..nvme_tcp.pdu import (
     TermReq,
 )
 from .controller import Answer, Controller
-from .subsystem import Address, Namespace, NvmfError
+from .io import Half, IoCommands
+from .subsystem import Address, NvmfError
 from .tracepoints import QueueState, QueueTrace
 
 if TYPE_CHECKING:
@@ -77,12 +73,6 @@ _TO_CONTROLLER, _TO_HOST, _BOTH_WAYS = 1, 2, 3
 """The direction of a command's data, bits 1:0 of its opcode (or type, if it is a fabrics command)."""
 
 _AUTHENTICATION = (Fabrics.AUTHENTICATION_SEND, Fabrics.AUTHENTICATION_RECV)
-_RESERVING = (Io.RESERVATION_REGISTER, Io.RESERVATION_ACQUIRE, Io.RESERVATION_RELEASE)
-_EXTENDED_DATA_STRUCTURE = 1 << 0
-_DSM_DEALLOCATE = 1 << 2
-_WRITE_ZEROES_DEALLOCATE = 1 << 25
-_SOURCE_RANGE = struct.Struct("<8xQH14x")
-"""Of a Copy command (NVM command set specification, 3.2.2): first block, number of blocks, counted from zero."""
 
 
 class Transfer:
@@ -95,20 +85,6 @@ class Transfer:
         self.iov: list[Buffer] = []
         self.received = 0
         self.intact = True
-
-
-class Half:
-    """A command that is one of two, until both are here. ``iov`` is None until its data is, too."""
-
-    __slots__ = ("slot", "command", "iov", "other", "failed")
-
-    def __init__(self, slot: int, command: Command) -> None:
-        self.slot = slot
-        self.command = command
-        self.iov: list[Buffer] | None = None
-        self.other: Half | None = None
-        self.failed = False
-        """There is no other half."""
 
 
 class Connection(asyncio.Protocol):
@@ -134,9 +110,8 @@ class Connection(asyncio.Protocol):
         """Of fused operations, by slot."""
         self._first_half: Half | None = None
         """It came last: the next command has to be its second half."""
-        self._compare: Half | None = None
-        """A first half at work, which does nothing until the second one is let through."""
-        self._nsids = [0] * (options.max_queue_depth + 1)
+        self._io = IoCommands(self)
+        self.nsids = [0] * (options.max_queue_depth + 1)
         """Of the I/O commands at work, by slot; 0 for those that nobody waits for."""
         self._watchers: dict[int, list[Callable[[], None]]] = {}
         """Called when the command in that slot is over."""
@@ -153,7 +128,6 @@ class Connection(asyncio.Protocol):
         self._paused = False
         """The host does not read its answers: no more commands are looked at until it does."""
         self._open = False
-        self._copying: set[asyncio.Task[int]] = set()
         self._termination: asyncio.TimerHandle | None = None
         self._trace = QueueTrace(group.thread.number, id(self))
 
@@ -174,9 +148,7 @@ class Connection(asyncio.Protocol):
         self._trace.disconnected()
         self._out.clear()
         self._drop_waiting()
-        self._abort_compare()
-        for task in self._copying:
-            task.cancel()
+        self._io.stop()
         self.group.connections.pop(self, None)
         if self._termination:
             self._termination.cancel()
@@ -289,9 +261,9 @@ class Connection(asyncio.Protocol):
             self._transfers[slot] = Transfer(command)
             self._send(R2T(command.cid, slot, 0, command.sgl_length))
         elif not pdu.data_digest_ok:
-            self._finish(slot, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
+            self.finish(slot, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
         elif way == _BOTH_WAYS:
-            self._finish(slot, command.cid, Sc.INVALID_OPCODE)
+            self.finish(slot, command.cid, Sc.INVALID_OPCODE)
         else:
             self._execute(slot, command, [pdu.data] if way == _TO_CONTROLLER else [])
 
@@ -350,13 +322,13 @@ class Connection(asyncio.Protocol):
         if transfer.intact:
             self._execute(pdu.ttag, command, transfer.iov)
         else:
-            self._finish(pdu.ttag, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
+            self.finish(pdu.ttag, command.cid, Sc.TRANSIENT_TRANSPORT_ERROR)
 
     # The ends of commands
 
     def complete(self, cid: int, status: int = Sc.SUCCESS, value: int = 0) -> None:
         """Complete an Asynchronous Event Request that waited."""
-        self._finish(self._event_slots.pop(cid), cid, status, value)
+        self.finish(self._event_slots.pop(cid), cid, status, value)
 
     def abort_command(self, cid: int) -> bool:
         """Complete a command as aborted if it only waits: for an event, or for its data."""
@@ -368,11 +340,11 @@ class Connection(asyncio.Protocol):
         for slot, transfer in self._transfers.items():
             if transfer.command.cid == cid:
                 del self._transfers[slot]
-                self._finish(slot, cid, Sc.ABORTED_BY_REQUEST)
+                self.finish(slot, cid, Sc.ABORTED_BY_REQUEST)
                 return True
         return False
 
-    def _finish(self, slot: int, cid: int, status: int, value: int = 0) -> None:
+    def finish(self, slot: int, cid: int, status: int, value: int = 0) -> None:
         if self._open:
             if tracing.nvmf_tcp is not None:
                 self._trace.finished(slot)
@@ -422,7 +394,7 @@ class Connection(asyncio.Protocol):
 
     def _at_work(self) -> set[int]:
         """The slots of commands that are not over, without those that only wait for their data or other half."""
-        taken = set(range(1, len(self._nsids))) - set(self._slots)
+        taken = set(range(1, len(self.nsids))) - set(self._slots)
         return taken - self._transfers.keys() - self._halves.keys()
 
     def watch(self, nsid: int, ended: Callable[[], None]) -> int:
@@ -430,12 +402,12 @@ class Connection(asyncio.Protocol):
 
         Returns how many they are. Commands that change reservations do not count.
         """
-        slots = [slot for slot in self._at_work() if self._nsids[slot] == nsid]
+        slots = [slot for slot in self._at_work() if self.nsids[slot] == nsid]
         for slot in slots:
             self._watchers.setdefault(slot, []).append(ended)
         return len(slots)
 
-    def _finish_with_data(self, slot: int, cid: int, data: Buffer, value: int = 0) -> None:
+    def finish_with_data(self, slot: int, cid: int, data: Buffer, value: int = 0) -> None:
         """Success. With the success flag on the last data PDU there is no completion, unless it has a value."""
         if not self._open:
             self._release(slot)
@@ -455,15 +427,15 @@ class Connection(asyncio.Protocol):
             self._advance()
             self._release(slot)
         else:
-            self._finish(slot, cid, Sc.SUCCESS, value)
+            self.finish(slot, cid, Sc.SUCCESS, value)
 
-    def _finish_with(self, slot: int, command: Command, answer: Answer) -> None:
+    def finish_with(self, slot: int, command: Command, answer: Answer) -> None:
         if answer.data is None or answer.status or not command.sgl_length:
-            self._finish(slot, command.cid, answer.status, answer.value)
+            self.finish(slot, command.cid, answer.status, answer.value)
         else:
             # The host gets as much as it has room for, whatever the size of what was asked.
             data = answer.data[: command.sgl_length].ljust(command.sgl_length, b"\0")
-            self._finish_with_data(slot, command.cid, data, answer.value)
+            self.finish_with_data(slot, command.cid, data, answer.value)
 
     def _advance(self) -> int:
         """The submission queue's head after one more command. It stays 0 until Connect has named the queue's size."""
@@ -496,7 +468,7 @@ class Connection(asyncio.Protocol):
     def _fail_half(self, half: Half) -> None:
         half.failed, half.other = True, None
         if half.iov is not None:
-            self._finish(half.slot, half.command.cid, Sc.ABORTED_MISSING_FUSED)
+            self.finish(half.slot, half.command.cid, Sc.ABORTED_MISSING_FUSED)
 
     def _execute_half(self, half: Half, iov: list[Buffer]) -> None:
         """Half of a fused operation is here; with the second one both begin, in their order."""
@@ -518,25 +490,25 @@ class Connection(asyncio.Protocol):
             self._execute_half(self._halves[slot], iov)
         elif controller is None:
             if command.opcode == nvme.FABRICS_OPCODE and command.fctype == Fabrics.CONNECT:
-                self._finish_with(slot, command, self._connect(command, iov))
+                self.finish_with(slot, command, self._connect(command, iov))
             else:
-                self._finish(slot, command.cid, Sc.SEQUENCE_ERROR)
+                self.finish(slot, command.cid, Sc.SEQUENCE_ERROR)
         elif command.opcode == nvme.FABRICS_OPCODE and command.fctype in _AUTHENTICATION:
-            self._finish_with(slot, command, self._authenticate(command, b"".join(iov)))
+            self.finish_with(slot, command, self._authenticate(command, b"".join(iov)))
         elif self.auth and not self._authenticated:
-            self._finish(slot, command.cid, Sc.AUTHENTICATION_REQUIRED)
+            self.finish(slot, command.cid, Sc.AUTHENTICATION_REQUIRED)
         elif command.opcode == nvme.FABRICS_OPCODE:
-            self._finish_with(slot, command, self._fabrics(controller, command))
+            self.finish_with(slot, command, self._fabrics(controller, command))
         elif self.qid:
-            self._execute_io(controller, slot, command, iov)
+            self._io.execute(controller, slot, command, iov)
         elif command.flags & nvme.FUSED_MASK:
-            self._finish(slot, command.cid, Sc.INVALID_FIELD)
+            self.finish(slot, command.cid, Sc.INVALID_FIELD)
         else:
             answer = controller.execute(command)
             if answer is None:
                 self._event_slots[command.cid] = slot
             else:
-                self._finish_with(slot, command, answer)
+                self.finish_with(slot, command, answer)
 
     def _trace_execution(self, slot: int, command: Command) -> None:
         """A half of a fused operation comes here a second time, with the other one."""
@@ -641,216 +613,3 @@ class Connection(asyncio.Protocol):
     def state(self) -> str:
         """As SPDK calls it."""
         return "authenticating" if self.auth and not self._authenticated else "enabled"
-
-    # I/O
-
-    def _execute_io(self, controller: Controller, slot: int, command: Command, iov: list[Buffer]) -> None:
-        cid, opcode = command.cid, command.opcode
-        if not controller.enabled:
-            self._finish(slot, cid, Sc.SEQUENCE_ERROR)
-            return
-        namespace = controller.namespace(command.nsid)
-        if namespace is None:
-            self._finish(slot, cid, Sc.INVALID_NAMESPACE | nvme.DO_NOT_RETRY)
-            return
-        if not controller.is_usable(namespace):
-            self._finish(slot, cid, Sc.ANA_INACCESSIBLE)
-            return
-        reservations = namespace.reservations
-        if reservations.type and reservations.forbids(controller.host_id, opcode, command.cdw10):
-            self._finish(slot, cid, Sc.RESERVATION_CONFLICT)
-            return
-        self._nsids[slot] = command.nsid
-        if command.flags & nvme.FUSED_MASK:
-            self._execute_fused(namespace, slot, command, iov)
-            return
-        if self._compare is not None:
-            self._abort_compare()
-        if opcode == Io.READ or opcode == Io.WRITE or opcode == Io.COMPARE:
-            self._read_or_write(namespace, slot, command, iov)
-        elif opcode == Io.WRITE_ZEROES:
-            if command.cdw12 & _WRITE_ZEROES_DEALLOCATE:
-                self._finish(slot, cid, Sc.INVALID_FIELD)
-            else:
-                offset, length = _range(namespace, command)
-                namespace.descriptor.io(Op.WRITE_ZEROES, offset, length, [], partial(self._finish, slot, cid))
-        elif opcode == Io.FLUSH:
-            bdev = namespace.bdev
-            if Op.FLUSH in bdev.supported:
-                namespace.descriptor.io(Op.FLUSH, 0, bdev.size, [], partial(self._finish, slot, cid))
-            else:
-                self._finish(slot, cid, Sc.SUCCESS)
-        elif opcode == Io.DATASET_MANAGEMENT:
-            self._deallocate(namespace, slot, command, iov)
-        elif opcode == Io.COPY:
-            self._copy(namespace, slot, command, b"".join(iov))
-        elif opcode == Io.RESERVATION_REPORT:
-            self._report_reservations(namespace, slot, command)
-        elif opcode in _RESERVING:
-            self._nsids[slot] = 0
-            namespace.reserving.execute(controller, command, b"".join(iov), partial(self._finish, slot, cid))
-        else:
-            self._finish(slot, cid, Sc.INVALID_OPCODE | nvme.DO_NOT_RETRY)
-
-    def _read_or_write(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
-        offset, length = _range(namespace, command)
-        if offset + length > namespace.bdev.size:
-            self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
-        elif length > command.sgl_length:
-            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
-        elif command.opcode == Io.READ:
-            data = bytearray(command.sgl_length)
-            done = partial(self._read_done, slot, command.cid, data)
-            namespace.descriptor.io(Op.READ, offset, length, [memoryview(data)[:length]], done)
-        else:
-            views, done = _views(iov, length), partial(self._finish, slot, command.cid)
-            if command.opcode == Io.WRITE:
-                namespace.descriptor.io(Op.WRITE, offset, length, views, done)
-            else:
-                compare(namespace.descriptor, offset, length, views, done)
-
-    def _execute_fused(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
-        """Both halves come here one right after the other, unless one was not let through."""
-        half, expected = Half(slot, command), self._compare
-        half.iov = iov
-        if command.flags & nvme.FUSED_FIRST:
-            if expected is not None:
-                self._abort_compare()
-            if command.opcode == Io.COMPARE:
-                self._compare = half
-            else:
-                self._finish(slot, command.cid, Sc.INVALID_OPCODE)
-        elif expected is None:
-            self._finish(slot, command.cid, Sc.ABORTED_MISSING_FUSED)
-        elif command.opcode != Io.WRITE:
-            self._abort_compare()
-            self._finish(slot, command.cid, Sc.INVALID_OPCODE)
-        else:
-            self._compare = None
-            self._compare_and_write(namespace, expected, half)
-
-    def _abort_compare(self) -> None:
-        half, self._compare = self._compare, None
-        if half is not None:
-            self._finish(half.slot, half.command.cid, Sc.ABORTED_MISSING_FUSED)
-
-    def _compare_and_write(self, namespace: Namespace, first: Half, second: Half) -> None:
-        bdev, command = namespace.bdev, second.command
-        offset, length = _range(namespace, command)
-
-        def finish(status: int, other: int) -> None:
-            self._finish(first.slot, first.command.cid, status)
-            self._finish(second.slot, command.cid, other)
-
-        def done(status: int) -> None:
-            if status == Status.COMPARE_FAILURE:
-                finish(status, Sc.ABORTED_FAILED_FUSED)
-            elif status != Status.ABORTED and Op.COMPARE_AND_WRITE in bdev.supported:
-                finish(Sc.SUCCESS, status)
-            else:
-                finish(status, status)
-
-        if _range(namespace, first.command) != (offset, length):
-            finish(Sc.INVALID_FIELD, Sc.ABORTED_FAILED_FUSED)
-        elif offset + length > bdev.size:
-            finish(Sc.LBA_OUT_OF_RANGE, Sc.ABORTED_FAILED_FUSED)
-        elif length > command.sgl_length:
-            finish(Sc.DATA_SGL_LENGTH_INVALID, Sc.ABORTED_FAILED_FUSED)
-        elif length > bdev.acwu * bdev.block_size:
-            finish(Sc.INTERNAL_ERROR, Sc.ABORTED_FAILED_FUSED)
-        elif length > first.command.sgl_length:
-            done(Status.COMPARE_FAILURE)
-        else:
-            expected, written = _views(first.iov or [], length), _views(second.iov or [], length)
-            compare_and_write(namespace.descriptor, offset, length, expected, written, done)
-
-    def _report_reservations(self, namespace: Namespace, slot: int, command: Command) -> None:
-        page = namespace.reservations.report()
-        if not command.sgl_length:
-            answer = Answer(Sc.INVALID_FIELD)
-        elif not command.cdw11 & _EXTENDED_DATA_STRUCTURE:
-            answer = Answer(Sc.HOST_IDENTIFIER_INCONSISTENT_FORMAT)
-        elif (command.cdw10 + 1) * 4 < nvme.RESERVATION_STATUS.size:
-            answer = Answer(Sc.INTERNAL_ERROR)
-        else:
-            answer = Answer(data=page)
-        self._finish_with(slot, command, answer)
-
-    def _read_done(self, slot: int, cid: int, data: bytearray, status: int) -> None:
-        if status:
-            self._finish(slot, cid, status)
-        else:
-            self._finish_with_data(slot, cid, data)
-
-    def _deallocate(self, namespace: Namespace, slot: int, command: Command, iov: list[Buffer]) -> None:
-        """Unmap every range; the first failure is the command's."""
-        count = (command.cdw10 & 0xFF) + 1
-        data = b"".join(iov)
-        if len(data) < count * 16:
-            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
-            return
-        given = struct.iter_unpack("<IIQ", data[: count * 16])
-        ranges = [(start, blocks) for _attributes, blocks, start in given if blocks]
-        if not command.cdw11 & _DSM_DEALLOCATE or not ranges:
-            self._finish(slot, command.cid, Sc.SUCCESS)
-            return
-        waiting, result = len(ranges), 0
-
-        def done(status: int) -> None:
-            nonlocal waiting, result
-            waiting -= 1
-            result = result or status
-            if not waiting:
-                self._finish(slot, command.cid, result)
-
-        block_size = namespace.bdev.block_size
-        for start, blocks in ranges:
-            namespace.descriptor.io(Op.UNMAP, start * block_size, blocks * block_size, [], done)
-
-    def _copy(self, namespace: Namespace, slot: int, command: Command, ranges: bytes) -> None:
-        """One range of blocks to another place in the namespace; SPDK takes no more than one."""
-        bdev, number = namespace.bdev, (command.cdw12 & 0xFF) + 1
-        if len(ranges) != number * _SOURCE_RANGE.size:
-            self._finish(slot, command.cid, Sc.DATA_SGL_LENGTH_INVALID)
-            return
-        if number > 1:
-            self._finish(slot, command.cid, Sc.SIZE_LIMIT_EXCEEDED)
-            return
-        if command.cdw12 >> 8 & 0xF:
-            self._finish(slot, command.cid, Sc.INVALID_FIELD)
-            return
-        first, last = _SOURCE_RANGE.unpack(ranges)
-        source, target = first * bdev.block_size, (command.cdw10 | command.cdw11 << 32) * bdev.block_size
-        length = (last + 1) * bdev.block_size
-        if max(source, target) + length > bdev.size:
-            self._finish(slot, command.cid, Sc.LBA_OUT_OF_RANGE)
-            return
-
-        async def work() -> int:
-            try:
-                await copy(namespace.descriptor, source, target, length)
-            except OSError:
-                return Sc.INTERNAL_ERROR
-            return Sc.SUCCESS
-
-        def done(task: asyncio.Task[int]) -> None:
-            self._copying.discard(task)
-            self._finish(slot, command.cid, Sc.INTERNAL_ERROR if task.cancelled() else task.result())
-
-        task = self._loop.create_task(work())
-        self._copying.add(task)
-        task.add_done_callback(done)
-
-
-def _range(namespace: Namespace, command: Command) -> tuple[int, int]:
-    """Offset and length of a command on logical blocks, in bytes."""
-    block_size = namespace.bdev.block_size
-    start = command.cdw10 | command.cdw11 << 32
-    return start * block_size, ((command.cdw12 & 0xFFFF) + 1) * block_size
-
-
-def _views(iov: list[Buffer], length: int) -> list[memoryview]:
-    """The buffers of a command's data, without what is beyond its blocks."""
-    if sum(map(len, iov)) > length:
-        return [memoryview(b"".join(iov))[:length]]
-    return [memoryview(buffer) for buffer in iov]
