@@ -27,7 +27,7 @@ LAB = "ipdk-installed"
 NODE = "ist"
 CONTAINER = f"{LAB}-{NODE}-spdk"
 STAND_IN = "ipdk-installed/spdk:1"
-PACKAGES = {"spdk_packages": ["python3-cryptography"]}
+PACKAGES = {"spdk_packages": ["python3-cryptography", "python3-crc32c"]}
 """What the emulator needs where it stands in for an SPDK."""
 
 

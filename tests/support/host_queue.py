@@ -61,8 +61,8 @@ class Queue:
         made.send(IcReq(0, alignment, digests, digests))
         answer = await made.receive()
         assert isinstance(answer, IcResp)
-        made.framing = Framing(digests, digests, alignment)
-        made.decoder.framing = Framing(digests, digests, answer.alignment)
+        made.framing = Framing(answer.header_digest, answer.data_digest, alignment)
+        made.decoder.framing = Framing(answer.header_digest, answer.data_digest, answer.alignment)
         return made
 
     def send(self, pdu: Pdu) -> None:

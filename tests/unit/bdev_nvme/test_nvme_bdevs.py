@@ -13,6 +13,7 @@ from spdk_emulator.bdev.models import Op, Status
 from spdk_emulator.bdev_nvme.controller import Controller
 from spdk_emulator.framework.threads import APP_THREAD
 from spdk_emulator.jsonrpc.errors import RpcError
+from spdk_emulator.nvme_tcp import digests as crc
 from support.ports import free_port
 
 
@@ -29,6 +30,22 @@ def test_data_of_every_size_comes_back(target: Callable[..., Target], digests: b
                 back = bytearray(size)
                 assert await finished(io(disk, Op.READ, 512, back)) == 0
                 assert back == data, size
+
+    asyncio.run(work())
+
+
+def test_without_the_library_there_are_no_digests(
+    target: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crc, "_library", lambda: None)
+    port = target().port
+
+    async def work() -> None:
+        async with initiator() as node:
+            for option in ("hdgst", "ddgst"):
+                with pytest.raises(RpcError, match="no digests without the Python library crc32c"):
+                    await node.attach(port, **{option: True})
+            assert await node.attach(port) == ["nn1"]
 
     asyncio.run(work())
 

@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from spdk_emulator.nvme_tcp.crc32c import crc32c
+from spdk_emulator.nvme_tcp.digests import crc32c
 from spdk_emulator.nvme_tcp.pdu import (
     CONTROLLER,
     HOST,
@@ -209,6 +209,4 @@ def test_random_bytes_raise_nothing_but_protocol_errors() -> None:
 )
 def test_crc32c_of_the_published_examples(data: bytes, checksum: int) -> None:
     """RFC 3720, appendix B.4."""
-    assert crc32c(data) == checksum
-    for cut in range(len(data)):
-        assert crc32c(data[cut:], crc32c(data[:cut])) == checksum
+    assert crc32c(data) == crc32c(memoryview(b"-" + data)[1:]) == checksum

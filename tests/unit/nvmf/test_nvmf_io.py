@@ -10,7 +10,7 @@ import pytest
 from nvmf_host import World, with_world
 from spdk_emulator.bdev.malloc import MallocBdev
 from spdk_emulator.bdev.null import NullBdev
-from spdk_emulator.nvme_tcp import nvme
+from spdk_emulator.nvme_tcp import digests, nvme
 from spdk_emulator.nvme_tcp.nvme import Admin, Io, Sc
 from spdk_emulator.nvme_tcp.pdu import CapsuleCmd, Fes, H2CData
 from support.host_queue import Queue, Terminated
@@ -23,6 +23,7 @@ DATA = random.Random(3).randbytes(131072)
 def test_what_is_written_is_read_in_capsule_and_through_r2t(digests: bool, alignment: int) -> None:
     async def test(world: World) -> None:
         _unused, queue = await world.io(digests=digests, alignment=alignment)
+        assert (queue.framing.header_digest, queue.framing.data_digest) == (digests, digests)
         done, _unused = await queue.run(Io.WRITE, 1, (8, 0, 15), data=DATA[:8192])
         assert done.status == 0
         for pieces in (1, 5):
@@ -186,6 +187,18 @@ def test_a_bdev_without_an_operation_refuses_it() -> None:
         deallocate = struct.pack("<IIQ", 0, 1, 0)
         done, _unused = await queue.run(Io.DATASET_MANAGEMENT, 5, (0, 4), data=deallocate)
         assert done.status == Sc.INVALID_OPCODE
+
+    with_world(test)
+
+
+def test_without_the_library_a_host_gets_no_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_library", lambda: None)
+
+    async def test(world: World) -> None:
+        _unused, queue = await world.io(digests=True)
+        assert not (queue.framing.header_digest or queue.framing.data_digest)
+        done, _unused = await queue.run(Io.WRITE, 1, (8, 0, 15), data=DATA[:8192])
+        assert done.status == 0
 
     with_world(test)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..jsonrpc.errors import INTERNAL_ERROR, INVALID_PARAMS, RpcError
 from ..jsonrpc.params import array, boolean, enum, int32, obj, string, uint8, uint16, uint32, uint64
 from ..jsonrpc.registry import ANY, Param, method
-from ..nvme_tcp import nvme
+from ..nvme_tcp import digests, nvme
 from ..nvme_tcp.host import HostQueue
 from ..nvme_tcp.nvme import Lid
 from .bdev import ACTIVE_ACTIVE, ACTIVE_PASSIVE, QUEUE_DEPTH, ROUND_ROBIN, NvmeBdev
@@ -208,6 +208,8 @@ async def bdev_nvme_attach_controller(app: App, name: str, max_bdevs: int, **giv
     if queues == 0 or queues > _MAX_QUEUES:
         raise _failed(errno.EINVAL, f"num_io_queues out of bounds, min: 1 max: {_MAX_QUEUES}")
     _refuse_tls(app, given)
+    if (given["hdgst"] or given["ddgst"]) and not digests.there_are():
+        raise _failed(errno.ENOTSUP, digests.WITHOUT)
     options = ControllerOptions(
         **_timeouts(app, given),
         header_digest=given["hdgst"],

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Union
 
-from .crc32c import crc32c
+from .digests import crc32c
 
 Buffer = Union[bytes, bytearray, memoryview]
 

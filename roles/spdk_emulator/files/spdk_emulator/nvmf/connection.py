@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..framework.threads import APP_THREAD, running
 from ..framework.trace import tracing
 from ..nvme_tcp import auth as dhchap
-from ..nvme_tcp import nvme
+from ..nvme_tcp import digests, nvme
 from ..nvme_tcp.nvme import Command, Fabrics, Sc
 from ..nvme_tcp.pdu import (
     CONTROLLER,
@@ -231,11 +231,11 @@ class Connection(asyncio.Protocol):
             self._receive_data(pdu)
         elif isinstance(pdu, IcReq):
             self._trace.changed(QueueState.INITIALIZING)
-            self._send(
-                IcResp(0, pdu.alignment, pdu.header_digest, pdu.data_digest, max_h2c_data=self.options.max_io_size)
-            )
+            granted = (pdu.header_digest or pdu.data_digest) and digests.there_are()
+            header_digest, data_digest = granted and pdu.header_digest, granted and pdu.data_digest
+            self._send(IcResp(0, pdu.alignment, header_digest, data_digest, max_h2c_data=self.options.max_io_size))
             self._trace.changed(QueueState.RUNNING)
-            self.framing = Framing(pdu.header_digest, pdu.data_digest, pdu.alignment)
+            self.framing = Framing(header_digest, data_digest, pdu.alignment)
             self._decoder.framing = self.framing
         elif isinstance(pdu, TermReq):
             log.warning("host %s:%s ends the connection: fatal error status %d", *self.peer, pdu.fes)
