@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spdk_emulator.nvme_tcp.crc32c import crc32c
+from spdk_emulator.nvme_tcp.digests import crc32c
 
 RECORDINGS = Path(__file__).parent / "recordings" / "nvme-tcp"
 NQN = "nqn.2016-06.io.spdk:w"

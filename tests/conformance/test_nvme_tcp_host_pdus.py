@@ -18,7 +18,7 @@ from recorded_pdus import HOST_NQN, NQN, PATIENCE, entries
 from spdk_emulator.app import App
 from spdk_emulator.jsonrpc.server import call
 from spdk_emulator.nvme_tcp import nvme
-from spdk_emulator.nvme_tcp.crc32c import crc32c
+from spdk_emulator.nvme_tcp.digests import crc32c
 from spdk_emulator.nvme_tcp.host import HostQueue, Request
 from spdk_emulator.nvme_tcp.nvme import Admin, Io
 from spdk_emulator.nvme_tcp.pdu import C2HData, CapsuleResp, Kind
