@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import struct
+import time
 
 import pytest
 from front_end import IN, OUT, Disconnected, FrontEnd, Ring
@@ -91,6 +92,20 @@ def test_what_waits_when_a_ring_starts_is_done(node) -> None:
     head = ring.request(IN, 0, room=512)
     ring.offer(head, kick=False)
     front_end.start(ring)
+    assert ring.wait()[head].status == 0
+
+
+def test_a_request_whose_kick_was_lost_is_done(node) -> None:
+    """As by SPDK, which polls."""
+    node.disk()
+    _front_end, ring = node.ring()
+    assert ring.do(IN, 0, room=512).status == 0
+    deadline = time.monotonic() + 20
+    while ring.kick_wanted_at() != 1:
+        assert time.monotonic() < deadline, "it never waits for a kick"
+        time.sleep(0.01)
+    head = ring.request(IN, 0, room=512)
+    ring.offer(head, kick=False)
     assert ring.wait()[head].status == 0
 
 

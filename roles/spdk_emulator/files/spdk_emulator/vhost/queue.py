@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 """Requests that are taken before their results are given back."""
+LOOK_SECONDS = 0.25
+"""So often a ring is looked at without a kick: SPDK polls its rings and needs none, and one can be lost on its way."""
 ROUNDS = 4
 """Batches that one queue may take before the others get their turn."""
 
@@ -70,6 +72,7 @@ class Queue:
         self._flush_due = False
         self._rate = Rate()
         self._late_interrupt: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] | None = None
 
     @property
@@ -128,7 +131,7 @@ class Queue:
             log.info("%s: %d requests that a predecessor left are done again", self.name, len(self._ring.recovered))
         # What a predecessor finished just before it died may not have been announced.
         self._interrupt()
-        self._loop.call_soon(self.run)
+        self._loop.call_soon(self._look)
 
     def remap(self, memory: GuestMemory) -> None:
         """Go on in a new memory table; requests under way keep the memory that they began with."""
@@ -154,6 +157,9 @@ class Queue:
             self._flush()
         if self._late_interrupt is not None:
             self._interrupt()
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         self.base = self._ring.base
         self._ring = None
         if self.outstanding:
@@ -182,6 +188,12 @@ class Queue:
         if not event:
             self._break("its kick is not an eventfd")
             return
+        self.run()
+
+    def _look(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = self._loop.call_later(LOOK_SECONDS, self._look) if self._ring is not None else None
         self.run()
 
     def run(self) -> None:
