@@ -9,7 +9,7 @@ from pathlib import Path
 class FakeRoot:
     def __init__(self, path: Path) -> None:
         self.path = path
-        for directory in ("sys/block", "dev/disk/by-id", "proc/self", "sys/bus/drivers/virtio_blk"):
+        for directory in ("sys/block", "sys/dev/block", "dev/disk/by-id", "proc/self", "sys/bus/drivers/virtio_blk"):
             (path / directory).mkdir(parents=True)
         self._minor = 0
         self._mounts: list[str] = []
@@ -44,8 +44,7 @@ class FakeRoot:
         for member in (name, *partitions):
             directory = block if member == name else block / member
             (directory / "holders").mkdir(parents=True)
-            (directory / "dev").write_text(f"253:{self._minor}\n")
-            self._minor += 1
+            self._number(directory, 253)
             if member != name:
                 (directory / "partition").write_text("1\n")
             if node:
@@ -84,10 +83,16 @@ class FakeRoot:
         (block / "queue").mkdir(parents=True)
         (block / "queue/logical_block_size").write_text("512\n")
         (block / "size").write_text(f"{64 * 2048}\n")
-        (block / "dev").write_text(f"259:{self._minor}\n")
-        self._minor += 1
+        self._number(block, 259)
         (block / "device").symlink_to(device)
         (self.path / "sys/block" / name).symlink_to(block)
+
+    def _number(self, directory: Path, major: int) -> None:
+        """Give a disk or partition the next device number."""
+        number = f"{major}:{self._minor}"
+        (directory / "dev").write_text(f"{number}\n")
+        (self.path / "sys/dev/block" / number).symlink_to(directory)
+        self._minor += 1
 
     def remove_disk(self, name: str) -> None:
         (self.path / "sys/block" / name).unlink()
