@@ -13,7 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import filter_loader, test_loader
 from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, validate
+
+# The first of Ansible's own that is asked for loads them all; the processes of the later tasks find them loaded.
+filter_loader.get("ansible.builtin.default")
+test_loader.get("ansible.builtin.defined")
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "disks": {"type": "raw", "required": True},

@@ -13,7 +13,7 @@ in the list are unplugged).
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils._qos import shown_all
@@ -658,7 +658,7 @@ def plan(
     }
     unmanaged = leftovers.unmanaged(valid, sides, planner.steps)
     warnings = capacity.warnings(sides, planner.steps)
-    steps = [asdict(step) for step in planner.steps]
+    steps = [dict(vars(step)) for step in planner.steps]
     listed = [disk.id for disk in valid]
     remember = declaration.edits(valid, planner.results, steps, sides.kept, nodes)
     declarations = declaration.changed(sides.kept, remember)

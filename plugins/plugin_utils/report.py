@@ -70,10 +70,10 @@ def report(
     failures = failures or {}
     unlimited = _unlimited(planned, limited or {})
     reported = []
+    by_serial = {host: {entry.get("serial"): entry for entry in reversed(list(disks or []))} for host, disks in seen.items()}
     for disk in planned["disks"]:
-        host = seen.get(disk["host"])
-        there = next((entry for entry in host or [] if entry.get("serial") and entry["serial"] == disk["serial"]), None)
-        visible = None if host is None else there is not None
+        there = by_serial.get(disk["host"], {}).get(disk["serial"]) if disk["serial"] else None
+        visible = None if seen.get(disk["host"]) is None else there is not None
         after = dict(disk, visible=visible, device=None, by_id=None, pci_address=None)
         if there is not None:
             after.update(device=there["path"], by_id=there.get("by_id"), pci_address=there.get("pci_address"))
@@ -103,10 +103,10 @@ def report(
 def _unlimited(planned: dict[str, Any], limited: dict[str, Any]) -> dict[str, str]:
     """The ids of the disks whose limits could not be set → why."""
     reasons = {}
+    stepped = {step["disk"] for step in planned["steps"] if step["stage"] == "limits"}
     for disk in planned["disks"]:
         answer = limited.get(disk["ipu"]) or {}
-        stepped = any(step["stage"] == "limits" and step["disk"] == disk["id"] for step in planned["steps"])
-        if stepped and answer.get("failed"):
+        if disk["id"] in stepped and answer.get("failed"):
             outcome = answer.get("outcome")
             said = [each for key in ("failed", "not_tried") for each in (outcome or {}).get(key, [])]
             mine = [each["reason"] for each in said if each["name"] == disk["handle"]]

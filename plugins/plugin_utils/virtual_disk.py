@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid as uuid_module
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Disk:
         return shared_controller(self.target, self.name) if self.shared else self.target
 
 
+@functools.cache  # each disk is compared with every other one
 def volume_uuid(name: str, target: str) -> str:
     """The UUID of a virtual disk's namespace, and of its bdev unless that is a logical volume.
 
