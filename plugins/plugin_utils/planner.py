@@ -39,6 +39,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import (
     Step,
     fences,
     module_arguments,
+    stages,
 )
 from ansible_collections.ipdk.storage.plugins.plugin_utils.validate import validate
 from ansible_collections.ipdk.storage.plugins.plugin_utils.virtual_disk import (
@@ -617,6 +618,7 @@ def plan(
     - ``steps``: in order, each with ``stage``, ``node``, ``action``, ``kind``, ``name``, ``disk``, ``detail``, and what
       its module is told (``arguments``, ``subsystem``) and where it shows (``host``, ``serial``)
     - ``nodes``: for each node with steps, the arguments of the modules that take them (see ``steps.module_arguments``)
+    - ``stages``: what of ``steps.ORDER`` is needed
     - ``disks``: in the list's order, each with its names on all sides, ``action``, ``converged`` and ``reason``; ``id``
       is what steps and problems call it: its name, or ``name@host`` of one that is ``shared``
     - ``unmanaged``: ``{node, kind, name}`` of what is ours and not in the list
@@ -662,10 +664,12 @@ def plan(
     listed = [disk.id for disk in valid]
     remember = declaration.edits(valid, planner.results, steps, sides.kept, nodes)
     declarations = declaration.changed(sides.kept, remember)
+    told, fenced = module_arguments(steps), fences(steps)
     problems = sorted(planner.problems, key=lambda problem: listed.index(problem["disk"]))
     return {
         "steps": steps,
-        "nodes": module_arguments(steps),
+        "nodes": told,
+        "stages": stages(told, bool(declarations), bool(fenced)),
         "disks": results,
         "unmanaged": unmanaged,
         "unlisted": [
@@ -681,7 +685,7 @@ def plan(
         "kept": sides.kept,
         "remember": remember,
         "declarations": declarations,
-        "fences": fences(steps),
+        "fences": fenced,
         "stuck": [],
         "text": plan_text(planner.steps, summary, problems, unmanaged, sorted(declarations), warnings),
     }

@@ -70,7 +70,9 @@ def report(
     failures = failures or {}
     unlimited = _unlimited(planned, limited or {})
     reported = []
-    by_serial = {host: {entry.get("serial"): entry for entry in reversed(list(disks or []))} for host, disks in seen.items()}
+    by_serial = {
+        host: {entry.get("serial"): entry for entry in reversed(list(disks or []))} for host, disks in seen.items()
+    }
     for disk in planned["disks"]:
         there = by_serial.get(disk["host"], {}).get(disk["serial"]) if disk["serial"] else None
         visible = None if seen.get(disk["host"]) is None else there is not None

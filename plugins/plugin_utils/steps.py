@@ -25,7 +25,30 @@ STAGES = (
     "attach",
     "limits",
 )
+"""Of steps, in the order in which they are planned."""
 
+ORDER = (
+    "sever",
+    "unplug",
+    "absent",
+    "came_off",
+    "declare",
+    "crypto_absent",
+    "disconnect",
+    "release",
+    "fence",
+    "files_present",
+    "bdevs",
+    "lvols",
+    "files_absent",
+    "subsystems",
+    "controllers",
+    "crypto",
+    "attach",
+    "present",
+    "limits",
+)
+"""In which a plan is carried out: each of them is a file of tasks of the role virtual_disks."""
 
 FENCING = ("fence", "shut out")
 """The actions that keep an old host away from a disk that moves. They are seen before the new one is let in."""
@@ -118,6 +141,15 @@ def module_arguments(steps: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         elif step["host"] is not None:
             entry(step["host"], "absent" if stage == "unplug" else "present").append(step["serial"])
     return rendered
+
+
+def stages(nodes: dict[str, dict[str, Any]], declares: bool, fenced: bool) -> list[str]:
+    """Those of ``ORDER`` that a plan needs. ``nodes``: what ``module_arguments`` returned; ``declares``: whether a
+    declaration changes; ``fenced``: whether a storage target is to shut a host out."""
+    needed = {stage for arguments in nodes.values() for stage in arguments}
+    also = {"came_off": "unplug" in needed, "declare": declares, "fence": fenced, "present": "sizes" in needed}
+    needed |= {stage for stage, wanted in also.items() if wanted}
+    return [stage for stage in ORDER if stage in needed]
 
 
 def after_unplug(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
         "converged": True,
         "reason": None,
     }
+
+
+def test_every_stage_has_its_tasks_and_is_named_where_it_is_needed() -> None:
+    tasks = Path(__file__).parents[3] / "roles/virtual_disks/tasks/stages"
+    assert {file.stem for file in tasks.iterdir()} == {*steps.ORDER, "steps"}
+    assert [stage for stage in steps.ORDER if stage in steps.STAGES] == list(steps.STAGES)
+    world, null = World(nodes()), {"type": "null"}
+    assert world.plan(disk(backing=null))["stages"] == ["bdevs", "subsystems", "controllers", "attach", "present"]
+    world.carry_out(world.plan(disk(backing=null)))
+    assert world.plan(disk(backing=null))["stages"] == []
+    assert world.plan(disk(backing=null, size="128MiB"))["stages"] == ["bdevs", "present"], "its host sees it grow"
+    gone = ["unplug", "absent", "came_off", "release", "bdevs"]
+    assert world.plan(disk(backing=null, state="absent"), safe_mode=False)["stages"] == gone
+    assert World(nodes(), keeps=True).plan(disk())["stages"][0] == "declare"
 
 
 def test_64_disks_are_one_list_a_stage_and_readable() -> None:
