@@ -113,6 +113,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
+def busy_seconds() -> float:
+    """What this machine's cores have worked since it started, all together (proc(5), /proc/stat)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, *_rest = map(int, file.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def _tasks(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     tasks = []
     for play in record["plays"]:

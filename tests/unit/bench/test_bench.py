@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.lab import DISKS, _tasks, virtual_disks
+from bench.lab import DISKS, _tasks, busy_seconds, virtual_disks
 from bench.report import LEAST, LIMITS, Pairs, Report, task_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,6 +34,24 @@ def test_a_report_says_which_bounds_were_missed(tmp_path: Path, capsys: pytest.C
         ["how", "name", "unit", "value"],
         ["how", "name", "unit", "value"],
     ]
+
+
+def test_what_bounds_a_figure_is_told_where_it_is_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    report.add("two_ipus_ratio", 1.5, "ratio", "measured", bound_by="the cores: all of them", cores=2)
+    report.add("two_ipus_ratio", 1.5, "ratio", "measured", bound_by="")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("wanted ≤ 1.2  bound by the cores: all of them") and lines[1].endswith("MISSED")
+    assert report.missed() == ["two_ipus_ratio"]
+    assert report.figures[0]["bound_by"] == "the cores: all of them" and "bound_by" not in report.figures[1]
+
+
+def test_the_cores_work_while_somebody_computes() -> None:
+    before = busy_seconds()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    assert busy_seconds() - before >= 0.25
 
 
 def test_a_real_spdk_has_names_and_bounds_of_its_own() -> None:
