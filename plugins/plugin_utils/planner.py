@@ -34,7 +34,7 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import Sides
 from ansible_collections.ipdk.storage.plugins.plugin_utils.report import plan_text
 from ansible_collections.ipdk.storage.plugins.plugin_utils.slots import Nsids, free_slot, slot_wish
 from ansible_collections.ipdk.storage.plugins.plugin_utils.steps import (
-    STAGES,
+    ORDER,
     Refused,
     Step,
     fences,
@@ -89,7 +89,7 @@ class _Planner:
         listed = {disk.id: index for index, disk in enumerate(self.disks)}
         self.steps.sort(
             key=lambda step: (
-                STAGES.index(step.stage),
+                ORDER.index(step.stage),
                 listed.get(step.disk or "", len(listed) if step.needs else -1),
             )
         )

@@ -11,22 +11,6 @@ from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
 
-STAGES = (
-    "sever",
-    "unplug",
-    "crypto_absent",
-    "disconnect",
-    "release",
-    "bdevs",
-    "lvols",
-    "subsystems",
-    "controllers",
-    "crypto",
-    "attach",
-    "limits",
-)
-"""Of steps, in the order in which they are planned."""
-
 ORDER = (
     "sever",
     "unplug",
@@ -48,7 +32,8 @@ ORDER = (
     "present",
     "limits",
 )
-"""In which a plan is carried out: each of them is a file of tasks of the role virtual_disks."""
+"""The stages, as a plan is carried out: each is a file of tasks of the role virtual_disks. Most of them are of steps;
+the others look whether those came true, or make and remove files."""
 
 FENCING = ("fence", "shut out")
 """The actions that keep an old host away from a disk that moves. They are seen before the new one is let in."""
@@ -178,7 +163,7 @@ def after_unplug(
                     stuck.add(step["disk"])
         elif step["stage"] == "attach" and slot in slots:
             stuck.add(step["disk"])
-    left = _without(planned["steps"], STAGES.index("crypto_absent"), stuck)
+    left = _without(planned["steps"], ORDER.index("crypto_absent"), stuck)
     return {
         "nodes": module_arguments(left),
         "stuck": sorted(stuck),
@@ -213,14 +198,14 @@ def after_fence(planned: dict[str, Any], left: dict[str, Any], subsystems: dict[
                 "and run again."
             )
             stuck.update(held)
-    rest = _without(planned["steps"], STAGES.index("release") + 1, stuck)
+    rest = _without(planned["steps"], ORDER.index("release") + 1, stuck)
     return {"nodes": module_arguments(rest), "stuck": sorted(stuck), "unfenced": unfenced}
 
 
 def _without(steps: list[dict[str, Any]], first: int, stuck: set[str]) -> list[dict[str, Any]]:
     """The steps from a stage on that have nothing to do with the disks that are stuck."""
     return [
-        step for step in steps if STAGES.index(step["stage"]) >= first and not stuck & {step["disk"], *step["needs"]}
+        step for step in steps if ORDER.index(step["stage"]) >= first and not stuck & {step["disk"], *step["needs"]}
     ]
 
 
