@@ -79,9 +79,9 @@ options:
     type: int
     default: 1024
   host_vcpus:
-    description: Virtual processors of each guest.
+    description: Virtual processors of each guest. More than one is for KVM, for an emulated guest may then stand still.
     type: int
-    default: 2
+    default: 1
 """
 
 EXAMPLES = r"""

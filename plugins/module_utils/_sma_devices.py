@@ -492,8 +492,10 @@ def _devices(wanted: Sequence[Item], family: Devices, outcome: Any) -> list[dict
     applied = {entry["name"] for entry in outcome.applied}
     devices = []
     for item, slot in zip(wanted, family.placed):
-        device = None if slot is None else family.state.devices.get(slot)
-        interface = item["interface"] if device is None or item["state"] == "present" else device.interface
+        interface = item["interface"]
+        if item["state"] == "absent" and slot is not None:
+            # Of what was there, whatever it was called: who deletes by volume need not say the interface.
+            interface = next((each for each in PROTOCOLS if handle_of(slot, each) in outcome.before), interface)
         handle = None if slot is None else handle_of(slot, interface)
         seen = outcome.after.get(handle)
         # Another device may still be in the slot that this one was to get.

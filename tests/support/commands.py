@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ DRAIN_SECONDS = 5
 # Where a failure begins. A task of Ansible's is shown from its heading on, also where a test's assertion quotes the
 # whole play; what else pytest writes about a case, from a few lines before the first line of its error.
 TASK = re.compile(r"(E +)?(fatal|failed): \[")
+RESULT = re.compile(r"((?:E +)?(?:fatal|failed): \[.*? => )(\{.*\})$")
 ERROR = re.compile(r"E   |=+ (FAILURES|ERRORS) =+$|ERROR\b|CRITICAL\b|Traceback \(most recent call last\)")
 HEADING = re.compile(r"(E +)?(TASK|RUNNING HANDLER) \[")
 CONTEXT_LINES = 8
@@ -131,9 +133,20 @@ def beginning(lines: list[str]) -> int | None:
 
 
 def clean(line: str) -> str:
-    """A line without colours, border and secrets, shortened in its middle."""
+    """A line without colours, border and secrets; of a long result its message; shortened in its middle."""
     line = SECRET.sub("[secret]", BORDER.sub("", COLOUR.sub("", line)))
+    if len(line) > LINE_CHARACTERS:
+        line = message(line)
     if len(line) <= LINE_CHARACTERS:
         return line
     half = LINE_CHARACTERS // 2
     return f"{line[:half]} [… {len(line) - 2 * half} characters …] {line[-half:]}"
+
+
+def message(line: str) -> str:
+    """What a failed task's line says beside all that the module returns; the line where it holds no such thing."""
+    told = RESULT.match(line)
+    try:
+        return f"{told[1]}{json.loads(told[2])['msg']}" if told else line
+    except (ValueError, KeyError):
+        return line

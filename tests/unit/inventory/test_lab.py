@@ -112,13 +112,13 @@ def test_options_become_variables(tmp_path: Path) -> None:
         host_guest="minimal",
         host_access="none",
         host_memory_mib=256,
-        host_vcpus=1,
+        host_vcpus=2,
     )
     found = listing(path)["_meta"]["hostvars"]
     host = found["host3"]
     assert host["host_address"] == "198.19.0.122"
     assert (host["host_guest"], host["ipdk_host_access"]) == ("minimal", "none")
-    assert (host["host_memory_mib"], host["host_vcpus"]) == (256, 1)
+    assert (host["host_memory_mib"], host["host_vcpus"]) == (256, 2)
     # Nobody logs in: what concerns such a host is done on the platform.
     assert host["ansible_connection"] == "local"
     assert not [key for key in host if key.startswith("ansible_ssh")]

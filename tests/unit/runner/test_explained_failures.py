@@ -137,6 +137,14 @@ def test_no_line_is_endless_and_no_secret_is_repeated() -> None:
         assert clean(f"key {secret} of st1") == "key [secret] of st1"
 
 
+def test_of_a_long_result_the_message_is_told() -> None:
+    result = {"devices": ["x" * 2000], "msg": "58 applied, 1 failed: sma-58: not released", "outcome": ["y" * 2000]}
+    line = f"fatal: [ipu1]: FAILED! => {json.dumps(result)}"
+    assert reason(Failure("story", line)) == f"story: fatal: [ipu1]: FAILED! => {result['msg']}"
+    assert "characters" in clean(line.replace('"msg"', '"no"')), "without a message it is shortened"
+    assert "characters" in clean(line[:-1])
+
+
 def test_output_appears_while_the_command_still_runs(script: Script, tmp_path: Path) -> None:
     """The command waits until somebody has seen its first line, and answers."""
     go = tmp_path / "go"

@@ -67,6 +67,24 @@ def test_one_volume(manager: str, request: pytest.FixtureRequest, spdk: FakeSpdk
     assert applied(module({**wanted, "state": "absent"})) == []
 
 
+def test_what_went_keeps_its_handle_where_another_one_stays(qemu_nvme: Module, spdk: FakeSpdk) -> None:
+    volumes = [spdk.add_bdev(f"st1n{number}") for number in (1, 2)]
+    qemu_nvme(*({"interface": "nvme", "volume": volume} for volume in volumes))
+    stop = spdk.rpc_nbd_stop_disk
+
+    def not_the_second(params: dict[str, Any]) -> dict[str, Any]:
+        return {"error": {"code": -16, "message": "busy"}} if "sma-1." in params["nbd_device"] else stop(params)
+
+    spdk.rpc_nbd_stop_disk = not_the_second  # type: ignore[method-assign]
+    # Who names no interface: the volume says which device it is.
+    done = qemu_nvme(*({"volume": volume, "state": "absent"} for volume in volumes))
+    assert done["failed"]
+    assert [(device["handle"], device["interface"], device["state"]) for device in done["devices"]] == [
+        ("nvme:sma-0", "nvme", "absent"),
+        ("nvme:sma-1", "nvme", "present"),
+    ]
+
+
 def test_several_volumes(vfiouser: Module, spdk: FakeSpdk) -> None:
     volumes = [spdk.add_bdev(f"st1n{number}") for number in range(1, 33)]
     wanted = {"interface": "nvme", "physical_id": 3, "volumes": volumes}
