@@ -167,7 +167,7 @@ def _host_variables(options: Mapping[str, Any]) -> Variables:
             ansible_user="root",
             ansible_python_interpreter="/usr/bin/python3",
             ansible_ssh_private_key_file=f"{LAB_DIRECTORY}/id_ed25519",
-            # A guest that stands still is unreachable after two minutes; without a word about it ssh would wait for ever.
+            # A guest that stands still is unreachable after two minutes; by itself ssh would wait for ever.
             ansible_ssh_common_args=(
                 f"-o UserKnownHostsFile={LAB_DIRECTORY}/known_hosts "
                 "-o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o IdentitiesOnly=yes "
