@@ -14,7 +14,6 @@ from ansible_collections.ipdk.storage.plugins.plugin_utils import declaration
 ORDER = (
     "sever",
     "unplug",
-    "absent",
     "came_off",
     "declare",
     "crypto_absent",

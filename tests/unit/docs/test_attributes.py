@@ -55,7 +55,7 @@ def test_the_table_names_modules_and_attributes_that_there_are() -> None:
     assert all(support in ("partial", "none", "N/A") and reason for support, reason in NOT_FULL.values())
 
 
-ACTIONS_ONLY = {"disk_plan", "disk_sight"}
+ACTIONS_ONLY = {"disk_plan", "disk_sight", "disk_unplug"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in ACTIONS_ONLY])

@@ -13,8 +13,8 @@ import pytest
 from ansible_collections.ipdk.storage.plugins.plugin_utils.light import LightAction, answer, program
 
 ROOT = Path(__file__).resolve().parents[3]
-ON_THE_CONTROLLER = {"disk_plan", "disk_sight"}
-"""They have no module of their name: one asks nobody, the other does what two modules do."""
+ON_THE_CONTROLLER = {"disk_plan", "disk_sight", "disk_unplug"}
+"""They have no module of their name: one asks nobody, the others do what two modules do."""
 ACTIONS = sorted({path.stem for path in (ROOT / "plugins" / "action").glob("*.py")} - ON_THE_CONTROLLER)
 COLLECTION = "ansible_collections.ipdk.storage.plugins"
 SECRETS = {"spdk_bdev_crypto", "spdk_rpc"}

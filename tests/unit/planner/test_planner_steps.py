@@ -109,7 +109,7 @@ def test_every_stage_has_its_tasks_and_is_named_where_it_is_needed() -> None:
     world.carry_out(world.plan(disk(backing=null)))
     assert world.plan(disk(backing=null))["stages"] == []
     assert world.plan(disk(backing=null, size="128MiB"))["stages"] == ["bdevs", "present"], "its host sees it grow"
-    gone = ["unplug", "absent", "came_off", "release", "bdevs"]
+    gone = ["unplug", "came_off", "release", "bdevs"]
     assert world.plan(disk(backing=null, state="absent"), safe_mode=False)["stages"] == gone
     assert World(nodes(), keeps=True).plan(disk())["stages"][0] == "declare"
 

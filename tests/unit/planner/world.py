@@ -52,7 +52,7 @@ LIMITS = {
 NO_LIMITS = dict.fromkeys(LIMITS.values(), 0)
 
 
-WITHOUT_STEPS = {"absent", "came_off", "declare", "fence", "files_present", "files_absent", "present"}
+WITHOUT_STEPS = {"came_off", "declare", "fence", "files_present", "files_absent", "present"}
 """Stages that look whether steps came true, or that this world does otherwise."""
 
 
