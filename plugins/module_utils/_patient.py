@@ -17,6 +17,8 @@ import struct
 
 _LENGTH = struct.Struct("!i")
 _UNREADABLE = -1
+_AT_ONCE = 200
+"""Files: their paths fit into a pipe's buffer (64 KiB), or the two processes could wait for each other."""
 
 
 class PatientReader:
@@ -29,22 +31,36 @@ class PatientReader:
     def __del__(self) -> None:
         self._leave(hangs=False)
 
-    def read(self, path: str) -> bytes | None:
-        """A file's bytes; null where reading it does not end. Raises OSError where it cannot be read."""
-        if path in self.silent:
-            return None
+    def read(self, paths: list[str]) -> dict[str, bytes | None]:
+        """Path → the file's bytes; null where reading it does not end. What cannot be read is left out."""
+        told: dict[str, bytes | None] = {}
+        for first in range(0, len(paths), _AT_ONCE):
+            batch = paths[first : first + _AT_ONCE]
+            while batch:  # whoever hangs costs a child; another one goes on behind it
+                batch = self._read(batch, told)
+        return told
+
+    def _read(self, paths: list[str], told: dict[str, bytes | None]) -> list[str]:
+        """Those that are left when one of them has hung. All are asked for at once, so that two processes do not take
+        turns for each."""
+        told.update((path, None) for path in paths if path in self.silent)
+        paths = [path for path in paths if path not in self.silent]
+        if not paths:
+            return []
         if self._child is None:
             self._child = _start()
         _process, there, back = self._child
-        os.write(there, path.encode() + b"\n")
-        if not select.select([back], [], [], self.seconds)[0]:
-            self.silent.add(path)
-            self._leave(hangs=True)
-            return None
-        length = _LENGTH.unpack(_exactly(back, _LENGTH.size))[0]
-        if length == _UNREADABLE:
-            raise OSError(f"{path} cannot be read")
-        return _exactly(back, length)
+        os.write(there, b"".join(path.encode() + b"\n" for path in paths))
+        for number, path in enumerate(paths):
+            if not select.select([back], [], [], self.seconds)[0]:
+                self.silent.add(path)
+                told[path] = None
+                self._leave(hangs=True)
+                return paths[number + 1 :]
+            length = _LENGTH.unpack(_exactly(back, _LENGTH.size))[0]
+            if length != _UNREADABLE:
+                told[path] = _exactly(back, length)
+        return []
 
     def _leave(self, hangs: bool) -> None:
         if self._child is not None:

@@ -53,7 +53,7 @@ class Sysfs:
         try:
             # Without a buffer and a codec of its own: a look at 64 disks reads some hundred files.
             with open(self.path(*parts), "rb", buffering=0) as file:
-                return file.read().decode("utf-8", "replace").strip(" \t\r\n\0") or None
+                return _text(file.read())
         except OSError:
             return None
 
@@ -92,26 +92,31 @@ class Sysfs:
     def _named(self) -> dict[str, str | None]:
         """Name → serial of all disks. Who has answered is not asked again."""
         before, self._known = self._known, {}
+        disks = self._disks()
+        told = self._patient.read([self._virtio(name) for name, inode in disks if (name, inode) not in before])
         named = {}
-        for disk in self._disks():
+        for disk in disks:
             name = disk[0]
-            serial = named[name] = before.get(disk) or self._serial(name)
-            if serial and self.path("sys/block", name, "serial") not in self._patient.silent:
+            serial = named[name] = before.get(disk) or self._serial(name, told)
+            if serial and self._virtio(name) not in self._patient.silent:
                 self._known[disk] = serial
         return named
 
-    def _serial(self, name: str) -> str | None:
-        """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data."""
-        return self._virtio_serial(name) or self.read("sys/block", name, "device/serial") or self._vpd_serial(name)
+    def _virtio(self, name: str) -> str:
+        """The file whose reading asks a virtio-blk device for its serial."""
+        return self.path("sys/block", name, "serial")
 
-    def _virtio_serial(self, name: str) -> str | None:
-        """Asked of the device. Of one that does not answer, what udev has remembered."""
-        try:
-            told = self._patient.read(self.path("sys/block", name, "serial"))
-        except OSError:
-            return None
-        if told is not None:
-            return told.decode("utf-8", "replace").strip(" \t\r\n\0") or None
+    def _serial(self, name: str, told: dict[str, bytes | None]) -> str | None:
+        """virtio-blk shows it at the disk, NVMe at the controller, SCSI in a page of vital product data.
+
+        ``told``: what the devices of virtio-blk have answered, by file; null of one that does not answer.
+        """
+        answer = told.get(self._virtio(name), b"")
+        serial = self._remembered(name) if answer is None else _text(answer)
+        return serial or self.read("sys/block", name, "device/serial") or self._vpd_serial(name)
+
+    def _remembered(self, name: str) -> str | None:
+        """The serial of a virtio-blk disk, by the link that udev has made when it came."""
         links = (os.path.basename(link) for link in self._links().get(name, []))
         return next((link[len("virtio-") :] for link in links if link.startswith("virtio-")), None)
 
@@ -297,6 +302,11 @@ class Sysfs:
                     if who not in UDEV:
                         opened.setdefault(match[1], []).append(f"{who} ({pid})")
         return opened
+
+
+def _text(data: bytes) -> str | None:
+    """Without surrounding white space and NULs; null if nothing is left."""
+    return data.decode("utf-8", "replace").strip(" \t\r\n\0") or None
 
 
 def _unescaped(text: str) -> str:
