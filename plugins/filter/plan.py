@@ -105,7 +105,7 @@ def disk_answers(hosts: list[str], hostvars: dict[str, Any], outcomes: list[str]
         told = [variables.get(name) or {} for name in outcomes]
         answers["failures"][host] = [each["msg"] for each in told if each.get("failed")]
         first = (variables.get("virtual_disks_seen") or {}).get("observed") or {}
-        later = (variables.get(name) or {} for name in ("virtual_disks_appeared", "virtual_disks_gone"))
+        later = (variables.get(name) or {} for name in ("virtual_disks_appeared", "virtual_disks_unplugged"))
         answers["seen"][host] = next((look["disks"] for look in (*later, first) if "disks" in look), None)
         answers["limited"][host] = variables.get("virtual_disks_limited") or {}
     return answers
