@@ -97,6 +97,10 @@ def declared_nodes(groups: dict[str, list[str]], hostvars: dict[str, Any]) -> di
     return declared
 
 
+LOOKS = ("virtual_disks_appeared", "virtual_disks_unplugged")
+"""What the role's stages register of a host's disks, the latest look first."""
+
+
 def disk_answers(hosts: list[str], hostvars: dict[str, Any], outcomes: list[str]) -> dict[str, Any]:
     """What the role's stages have left in the variables of the nodes."""
     answers: dict[str, Any] = {"seen": {}, "failures": {}, "limited": {}}
@@ -105,7 +109,7 @@ def disk_answers(hosts: list[str], hostvars: dict[str, Any], outcomes: list[str]
         told = [variables.get(name) or {} for name in outcomes]
         answers["failures"][host] = [each["msg"] for each in told if each.get("failed")]
         first = (variables.get("virtual_disks_seen") or {}).get("observed") or {}
-        later = (variables.get(name) or {} for name in ("virtual_disks_appeared", "virtual_disks_unplugged"))
+        later = (variables.get(name) or {} for name in LOOKS)
         answers["seen"][host] = next((look["disks"] for look in (*later, first) if "disks" in look), None)
         answers["limited"][host] = variables.get("virtual_disks_limited") or {}
     return answers

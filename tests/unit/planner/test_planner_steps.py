@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.ipdk.storage.plugins.filter.plan import LOOKS, disk_answers
 from ansible_collections.ipdk.storage.plugins.plugin_utils import planner, report, steps, virtual_disk
 from world import WITHOUT_STEPS, World, disk, lvol_disk, nodes, with_store
 
@@ -96,6 +97,20 @@ def test_the_first_disk_takes_every_step_in_order() -> None:
         "converged": True,
         "reason": None,
     }
+
+
+def test_what_a_host_sees_is_its_latest_look() -> None:
+    tasks = Path(__file__).parents[3] / "roles/virtual_disks/tasks/stages"
+    registered = {
+        line.split()[-1] for file in tasks.iterdir() for line in file.read_text().splitlines() if "register:" in line
+    }
+    assert set(LOOKS) <= registered, "a stage of the role leaves it"
+    first = {"virtual_disks_seen": {"observed": {"disks": ["before"]}}}
+    assert disk_answers(["host1"], {"host1": first}, [])["seen"] == {"host1": ["before"]}
+    after = {**first, "virtual_disks_unplugged": {"disks": []}, "virtual_disks_appeared": {}}
+    assert disk_answers(["host1"], {"host1": after}, [])["seen"] == {"host1": []}
+    ipu = {"virtual_disks_unplugged": {"devices": []}}
+    assert disk_answers(["ipu1"], {"ipu1": ipu}, [])["seen"] == {"ipu1": None}
 
 
 def test_every_stage_has_its_tasks_and_is_named_where_it_is_needed() -> None:
