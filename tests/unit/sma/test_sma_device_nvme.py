@@ -67,7 +67,9 @@ def test_one_volume(manager: str, request: pytest.FixtureRequest, spdk: FakeSpdk
     assert applied(module({**wanted, "state": "absent"})) == []
 
 
-def test_what_went_keeps_its_handle_where_another_one_stays(qemu_nvme: Module, spdk: FakeSpdk) -> None:
+def test_what_went_keeps_its_handle_where_another_one_stays(
+    qemu_nvme: Module, spdk: FakeSpdk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     volumes = [spdk.add_bdev(f"st1n{number}") for number in (1, 2)]
     qemu_nvme(*({"interface": "nvme", "volume": volume} for volume in volumes))
     stop = spdk.rpc_nbd_stop_disk
@@ -75,7 +77,7 @@ def test_what_went_keeps_its_handle_where_another_one_stays(qemu_nvme: Module, s
     def not_the_second(params: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"code": -16, "message": "busy"}} if "sma-1." in params["nbd_device"] else stop(params)
 
-    spdk.rpc_nbd_stop_disk = not_the_second  # type: ignore[method-assign]
+    monkeypatch.setattr(spdk, "rpc_nbd_stop_disk", not_the_second)
     # Who names no interface: the volume says which device it is.
     done = qemu_nvme(*({"volume": volume, "state": "absent"} for volume in volumes))
     assert done["failed"]
