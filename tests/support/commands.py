@@ -106,9 +106,9 @@ def reason(failure: Failure) -> str:
     """One line: what failed and the first words of why, for the last lines of a log are read first."""
     lines = [clean(line) for line in failure.output.rstrip().splitlines()]
     begin = beginning(lines)
-    told = next((n for n in range(begin or 0, len(lines)) if TASK.match(lines[n]) or ERROR.match(lines[n])), None)
-    if told is None:
+    if begin is None:
         return clean(failure.name)
+    told = next(n for n in range(begin, len(lines)) if TASK.match(lines[n]) or ERROR.match(lines[n]))
     why = " ".join(line.strip() for line in lines[told : told + REASON_LINES])
     return f"{clean(failure.name)}: {why[:REASON_CHARACTERS]}"
 
@@ -122,14 +122,19 @@ def beginning(lines: list[str]) -> int | None:
         if HEADING.match(line):
             heading = number
         if TASK.match(line):
-            after = next((other for other in lines[number + 1 :] if not TASK.match(other)), "")
-            if after != "...ignoring":
+            if not ignored(lines[number + 1 :]):
                 return max(heading, number - CONTEXT_LINES)
         elif ERROR.match(line):
             if not line.startswith("E   "):
                 return number
             error = max(0, number - CONTEXT_LINES) if error is None else error
     return error
+
+
+def ignored(after: list[str]) -> bool:
+    """Whether Ansible goes on after a failed task, by the lines behind it: the rest of its result, then this word."""
+    end = next((line for line in after if line in ("", "...ignoring") or HEADING.match(line)), "")
+    return end == "...ignoring"
 
 
 def clean(line: str) -> str:

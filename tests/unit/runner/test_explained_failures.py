@@ -97,8 +97,12 @@ def test_the_last_lines_say_why() -> None:
     border = "  \x1b[2m\x1b[31m│\x1b[0m "
     drawn = [
         "TASK [Try]",
-        "fatal: [st1]: FAILED! => first",
+        "failed: [st1]",
+        "(item=1) => first",
+        "failed: [st1]",
+        "(item=2) => second",
         "...ignoring",
+        "",
         "TASK [Do]",
         "fatal: [ipu1]:",
         "UNREACHABLE! =>",
