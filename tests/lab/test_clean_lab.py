@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.small_lab import LAB, PLAYBOOK, REMOVE, docker, inventory, of_lab, run
+from support.small_lab import LAB, PLAYBOOK, docker, inventory, of_lab, removed, run
 from support.spdk import program
 
 DECOY = "ipdk-cleaned-decoy"
@@ -78,19 +78,14 @@ def decoys(lab: Path) -> Iterator[dict[str, str]]:
     """A container, a network and a volume, named like the lab's, that are none of its own."""
     image = docker("inspect", "--format", "{{.Config.Image}}", f"{LAB}-cst-spdk")
     label = ("--label", f"io.ipdk.lab={DECOY}")
-    made: dict[str, str] = {}
-    try:
-        made["networks"] = docker("network", "create", *label, "--subnet", "198.18.10.0/24", DECOY)
-        made["volumes"] = docker("volume", "create", *label, DECOY)
-        made["containers"] = docker(
+    with removed(DECOY):
+        networks = docker("network", "create", *label, "--subnet", "198.18.10.0/24", DECOY)
+        volumes = docker("volume", "create", *label, DECOY)
+        containers = docker(
             "run", "--detach", "--name", DECOY, *label, "--network", DECOY, "--volume", f"{DECOY}:/data",
             "--entrypoint", "sleep", image, "900",
         )  # fmt: skip
-        yield made
-    finally:
-        for kind, remove in REMOVE.items():
-            if kind in made:
-                docker(*remove, made[kind])
+        yield {"networks": networks, "volumes": volumes, "containers": containers}
 
 
 def test_clean_lab_removes_the_lab_and_nothing_else(

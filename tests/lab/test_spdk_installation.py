@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.ipdk.storage.plugins.module_utils._jsonrpc import Client
-from support.small_lab import docker
+from support.small_lab import docker, removed
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = "ipdk-installed"
@@ -129,11 +129,11 @@ def target() -> Iterator[Target]:
     directory = Path(tempfile.mkdtemp(prefix="ipdk-"))  # short: the names of unix sockets are limited
     directory.chmod(0o755)
     try:
-        made = Target(directory)
-        made.deploy()
-        yield made
+        with removed(LAB):
+            made = Target(directory)
+            made.deploy()
+            yield made
     finally:
-        subprocess.run(["docker", "rm", "--force", CONTAINER], check=False, capture_output=True)
         for image in images() - before:
             subprocess.run(["docker", "image", "rm", image], check=False, capture_output=True)
         shutil.rmtree(directory)

@@ -80,14 +80,31 @@ def run(*command: str, **more: str) -> str:
     return done.stdout
 
 
-def of_lab() -> dict[str, set[str]]:
+def of_lab(name: str = LAB) -> dict[str, set[str]]:
     """What of it carries the lab's label."""
-    label = ("--filter", f"label=io.ipdk.lab={LAB}")
+    label = ("--filter", f"label=io.ipdk.lab={name}")
     return {
         "containers": set(docker("ps", "--all", "--quiet", "--no-trunc", *label).split()),
         "networks": set(docker("network", "ls", "--quiet", "--no-trunc", *label).split()),
         "volumes": set(docker("volume", "ls", "--quiet", *label).split()),
     }
+
+
+@contextmanager
+def removed(lab: str) -> Iterator[None]:
+    """Nothing of this lab is there before, of a run that was interrupted, and nothing afterwards."""
+    try:
+        remove_lab(lab)
+        yield
+    finally:
+        remove_lab(lab)
+
+
+def remove_lab(lab: str) -> None:
+    found = of_lab(lab)
+    for kind, remove in REMOVE.items():
+        if found[kind]:
+            docker(*remove, *found[kind])
 
 
 @contextmanager
@@ -101,8 +118,5 @@ def small_lab() -> Iterator[Path]:
         docker("volume", "create", "--label", f"io.ipdk.lab={LAB}", f"{LAB}-volume")
         yield path
     finally:
-        found = of_lab()
-        for kind, remove in REMOVE.items():
-            if found[kind]:
-                docker(*remove, *found[kind])
+        remove_lab(LAB)
         shutil.rmtree(directory)
