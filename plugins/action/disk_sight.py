@@ -10,27 +10,22 @@ takes longer over all that SPDK says of 64 bdevs than SPDK does.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible_collections.ipdk.storage.plugins.modules import host_disk_info, spdk_info
-from ansible_collections.ipdk.storage.plugins.plugin_utils.light import LightAction
+from ansible_collections.ipdk.storage.plugins.plugin_utils.composed import ComposedAction
 from ansible_collections.ipdk.storage.plugins.plugin_utils.observed import brief
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"spdk": {"type": "dict", "default": {}}, "host": {"type": "bool"}}
 
 
-class ActionModule(LightAction):
-    _supports_async = False
-
+class ActionModule(ComposedAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = ActionBase.run(self, tmp, task_vars)
+        result = super().run(tmp, task_vars)
         _valid, given = self.validate_argument_spec(ARGUMENTS)
         task_vars = task_vars or {}
         observed: dict[str, Any] = {}
         if given["spdk"]:
-            answer = self._ask(spdk_info, given["spdk"], task_vars)
+            answer = self.part("spdk_info", given["spdk"], task_vars)
             if not answer.get("failed") and answer["unsupported"]:
                 answer = {"failed": True, "msg": _lacks(task_vars["inventory_hostname"], answer["unsupported"])}
             if answer.get("failed"):
@@ -38,19 +33,11 @@ class ActionModule(LightAction):
             more = {key: answer[key] for key in ("declaration", "files") if key in answer}
             observed.update(brief(answer["spdk"]), **more)
         if given["host"]:
-            answer = self._ask(host_disk_info, {}, task_vars)
+            answer = self.part("host_disk_info", {}, task_vars)
             if answer.get("failed"):
                 return {**result, **answer}
             observed.update({key: answer[key] for key in ("disks", "nvme_controllers")})
         return {**result, "changed": False, "observed": observed}
-
-    def _ask(self, module: ModuleType, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        self.module, self._task.args = module, options
-        done = self.lightly(task_vars)
-        if done is not None:
-            return done
-        name = f"ipdk.storage.{module.__name__.rpartition('.')[2]}"
-        return dict(self._execute_module(module_name=name, module_args=options, task_vars=task_vars))
 
 
 def _lacks(node: str, sections: list[str]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.ipdk.storage.plugins.plugin_utils.composed import ComposedAction
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "device": {"type": "dict", "default": {}},
@@ -20,10 +20,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-class ActionModule(ActionBase):
-    _supports_check_mode = True
-    _supports_async = False
-
+class ActionModule(ComposedAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         _valid, given = self.validate_argument_spec(ARGUMENTS)
@@ -31,27 +28,12 @@ class ActionModule(ActionBase):
         sides = []
         if given["device"]:
             python = {"ansible_python_interpreter": given["python"]} if given["python"] else {}
-            sides.append(self._run("sma_device", given["device"], {**task_vars, **python}))
+            sides.append(self.part("sma_device", given["device"], {**task_vars, **python}))
         if given["host"]:
-            sides.append(self._run("host_disk_info", given["host"], task_vars))
+            sides.append(self.part("host_disk_info", given["host"], task_vars))
         for side in sides:
             result.update(side)
         result["changed"] = any(side.get("changed") for side in sides)
         if any(side.get("failed") for side in sides):
             result.update(failed=True, msg="; ".join(side["msg"] for side in sides if side.get("failed")))
         return result
-
-    def _run(self, module: str, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """What a module of the collection returns, by the action that it has."""
-        task = self._task.copy()
-        task.action, task.args = f"ipdk.storage.{module}", options
-        action = self._shared_loader_obj.action_loader.get(
-            task.action,
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        return dict(action.run(task_vars=task_vars))

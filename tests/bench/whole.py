@@ -12,7 +12,7 @@ from typing import Any
 from .lab import COUNTED, DISKS, RUN_DIR, Lab, seconds, virtual_disks
 from .report import Pairs, Report
 
-ROUNDS = 3
+ROUNDS = 5
 APPEARED = f"until [ $(ls /dev/disk/by-id | grep -c ^virtio-st1n) = {DISKS} ]; do sleep 0.05; done"
 """In the guest: all are there, to be opened by their names, which is what disks.yml waits for."""
 GONE = "while grep -qs ^st1n /sys/block/vd*/serial; do sleep 0.05; done"
