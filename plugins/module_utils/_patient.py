@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import struct
 
 _LENGTH = struct.Struct("!i")
 _UNREADABLE = -1
+_SIGKILL = 9
+"""As POSIX has it; the module signal is slow to import, and an emulated guest feels that."""
 _AT_ONCE = 200
 """Files: their paths fit into a pipe's buffer (64 KiB), or the two processes could wait for each other."""
 
@@ -68,7 +69,7 @@ class PatientReader:
             self._child = None
             os.close(there)
             os.close(back)
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, _SIGKILL)
             if not hangs:  # one that does ends when its device answers, or never
                 os.waitpid(process, 0)
 

@@ -4,16 +4,15 @@
 
 """Block disks as the kernel shows them: sysfs, procfs and /dev, read and never written.
 
-``root`` is the directory that stands for ``/``; tests give a made-up one.
+``root`` is the directory that stands for ``/``; tests give a made-up one. Neither here nor in what this imports are
+modules that are slow to import (json, re, enum, typing): an emulated guest needs 0.2 s for those.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ansible_collections.ipdk.storage.plugins.module_utils import _pci
 from ansible_collections.ipdk.storage.plugins.module_utils._patient import PatientReader
@@ -22,20 +21,21 @@ VIRTUAL = ("loop", "ram", "zram", "dm-", "md", "nbd", "fd", "sr")
 """Block devices that are no disks of their own."""
 UDEV = ("systemd-udevd", "(udev-worker)", "udevd")
 """They open every new disk for a moment; that is no use of it."""
-NVME_PATH = re.compile(r"nvme[0-9]+c[0-9]+n[0-9]+")
-"""One path to a namespace that may have several: hidden behind the disk ``nvme<m>n<k>``, and no disk of its own."""
-NVME_CONTROLLER = re.compile(r"nvme[0-9]+")
+DIGITS = "0123456789"
+ESCAPED = {r"\040": " ", r"\011": "\t", r"\012": "\n", r"\043": "#", r"\134": "\\"}
+"""What procfs writes as octal numbers in a path; the backslash last, which begins the others."""
 
 POLL_SECONDS = 0.05
 
 
-class _Uses(NamedTuple):
+class _Uses:
     """Who uses which disk or partition: its links under by-id, its mount points, whether it is swap, its openers."""
 
-    links: dict[str, list[str]]
-    mounts: dict[str, list[str]]
-    swaps: set[str]
-    opened: dict[str, list[str]] | None
+    def __init__(self, sysfs: Sysfs) -> None:
+        self.links = sysfs._links()
+        self.mounts = sysfs._mounts()
+        self.swaps = sysfs._swaps()
+        self.opened = sysfs._open()
 
 
 class Sysfs:
@@ -82,7 +82,7 @@ class Sysfs:
                 disks = [(entry.name, entry.inode()) for entry in entries]
         except OSError:
             return []
-        disks = [disk for disk in disks if not disk[0].startswith(VIRTUAL) and not NVME_PATH.fullmatch(disk[0])]
+        disks = [disk for disk in disks if not disk[0].startswith(VIRTUAL) and not _is_path(disk[0])]
         return sorted(disks, key=lambda disk: (len(disk[0]), disk[0]))
 
     def serials(self) -> dict[str, str]:
@@ -128,7 +128,7 @@ class Sysfs:
         except OSError:
             return None
 
-    def usable(self, names: Iterable[str]) -> set[str]:
+    def usable(self, names: list[str]) -> set[str]:
         """Those that can be opened by their names: the node is there and, where udev runs, a link under by-id."""
         nodes = {name for name in names if os.path.exists(self.path("dev", name))}
         return nodes & self._links().keys() if os.path.exists(self.path("run/udev/control")) else nodes
@@ -158,7 +158,7 @@ class Sysfs:
             still_there = [serial for serial in absent if serial in serials]
             unseen = bool(missing)
             if present and not unseen:
-                usable = self.usable(serials[serial] for serial in present)
+                usable = self.usable([serials[serial] for serial in present])
                 missing = [serial for serial in present if serials[serial] not in usable]
             has = {serial: self.size_bytes(serials[serial]) if serial in serials else 0 for serial in sizes}
             too_small = {serial: size for serial, size in has.items() if size < sizes[serial]}
@@ -171,7 +171,7 @@ class Sysfs:
 
     def disks(self, bridges: list[str]) -> list[dict[str, Any]]:
         """All disks with what is known of them and who uses them. ``bridges``: see :mod:`_pci`."""
-        uses = _Uses(self._links(), self._mounts(), self._swaps(), self._open())
+        uses = _Uses(self)
         return [self._disk(name, serial, bridges, uses) for name, serial in self._named().items()]
 
     def nvme_controllers(self, bridges: list[str]) -> list[dict[str, Any]]:
@@ -243,7 +243,7 @@ class Sysfs:
         """The path of the controller of an NVMe namespace that the kernel has put behind the subsystem; the first one
         of several."""
         for entry in self.list("sys/block", name, "device"):
-            if NVME_CONTROLLER.fullmatch(entry):
+            if _is_controller(entry):
                 return os.path.realpath(self.path("sys/block", name, "device", entry))
         return None
 
@@ -277,11 +277,11 @@ class Sysfs:
         return mounts
 
     def _swaps(self) -> set[str]:
-        paths = [line.split()[0] for line in list(self._lines("proc/swaps"))[1:] if line.split()]
+        paths = [line.split()[0] for line in self._lines("proc/swaps")[1:] if line.split()]
         return {os.path.basename(os.path.realpath(self.path(_unescaped(path).lstrip("/")))) for path in paths}
 
-    def _lines(self, *parts: str) -> Iterator[str]:
-        return iter((self.read(*parts) or "").splitlines())
+    def _lines(self, *parts: str) -> list[str]:
+        return (self.read(*parts) or "").splitlines()
 
     def _open(self) -> dict[str, list[str]] | None:
         """Disk or partition → the processes that have it open, as ``name (pid)``; null if not all may be looked at."""
@@ -296,11 +296,11 @@ class Sysfs:
                     target = os.readlink(self.path("proc", pid, "fd", descriptor))
                 except OSError:
                     continue
-                match = re.fullmatch(r"/dev/([a-z0-9]+)", target)
-                if match:
+                directory, name = os.path.split(target)
+                if directory == "/dev":
                     who = self.read("proc", pid, "comm") or "?"
                     if who not in UDEV:
-                        opened.setdefault(match[1], []).append(f"{who} ({pid})")
+                        opened.setdefault(name, []).append(f"{who} ({pid})")
         return opened
 
 
@@ -309,6 +309,17 @@ def _text(data: bytes) -> str | None:
     return data.decode("utf-8", "replace").strip(" \t\r\n\0") or None
 
 
-def _unescaped(text: str) -> str:
-    """procfs writes white space and backslashes of a path as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def _unescaped(path: str) -> str:
+    for octal, character in ESCAPED.items():
+        path = path.replace(octal, character)
+    return path
+
+
+def _is_controller(name: str) -> bool:
+    """``nvme<m>``"""
+    return name.rstrip(DIGITS) == "nvme" != name
+
+
+def _is_path(name: str) -> bool:
+    """``nvme<m>c<l>n<k>``, one of several paths to a namespace: hidden behind the disk ``nvme<m>n<k>``, no disk."""
+    return name.startswith("nvme") and "c" in name

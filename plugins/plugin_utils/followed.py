@@ -23,21 +23,21 @@ SAY_SECONDS = 5.0
 OF_THE_JOB = ("ansible_job_id", "started", "finished", "results_file")
 """What async_status adds to a module's result."""
 _IN_THE_BACKGROUND = f"""\
-import os, tempfile
+import json, os, tempfile
 directory = tempfile.mkdtemp(prefix="ipdk-")
 bell = directory + "/bell"
 os.mkfifo(bell)
 os.environ[{VARIABLE!r}] = directory + "/progress"
 
-def leave(text):
+def leave(told):
     with open(directory + "/new", "w") as file:
-        file.write(text)
+        json.dump(told, file)
     os.rename(directory + "/new", directory + "/result")
 
-leave(json.dumps({{"started": 1}}))
+leave({{"started": 1}})
 pid = os.fork()
 if pid:
-    print(json.dumps({{"directory": directory, "pid": pid}}))
+    print({{"directory": directory, "pid": pid}})
 else:
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)

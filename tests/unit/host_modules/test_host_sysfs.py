@@ -228,7 +228,7 @@ def test_disks_that_grow_while_waiting(root: FakeRoot, sysfs: _sysfs.Sysfs) -> N
 def test_handles_and_places(number: int, place: tuple[str, int]) -> None:
     handle = f"virtio_blk:sma-{number}"
     assert _pci.place_of_handle(handle, BRIDGES) == place
-    assert _pci.handle_of_place(_pci.Place(*place), BRIDGES) == handle
+    assert _pci.handle_of_place(place, BRIDGES) == handle
 
 
 @pytest.mark.parametrize(

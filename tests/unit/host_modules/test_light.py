@@ -47,6 +47,18 @@ def test_it_does_the_work() -> None:
     assert answer(said) == {"failed": True, "msg": "a: wanted present and absent at once"}
 
 
+def test_a_look_at_the_disks_imports_nothing_that_is_slow_to_import() -> None:
+    slow = ("enum", "json", "re", "typing")
+    assert (
+        run(action("host_disk_info").module, {}, f"print([name for name in {slow} if name in sys.modules])") == "[]\n"
+    )
+
+
+@pytest.mark.parametrize("line", ['{"serial": "\\u00e9\'", "open": null}', """{'serial': "\\xe9'", 'open': None}"""])
+def test_an_answer_is_json_or_a_literal(line: str) -> None:
+    assert answer(f"Welcome\n{line}\n") == {"serial": "é'", "open": None}
+
+
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_what_has_secrets_is_left_to_ansible(name: str) -> None:
     assert name not in ACTIONS
