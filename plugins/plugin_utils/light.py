@@ -78,7 +78,7 @@ def answer(output: str) -> dict[str, Any] | None:
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(lines[-1]) if lines else None
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # each that literal_eval may raise
             continue
         return value if isinstance(value, dict) else None
     return None

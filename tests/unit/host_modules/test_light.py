@@ -72,6 +72,6 @@ def test_no_option_is_a_secret(name: str) -> None:
     assert not secret(action(name).module.ARGUMENTS)
 
 
-@pytest.mark.parametrize("output", ["", "Traceback", "3", "Welcome\n"])
+@pytest.mark.parametrize("output", ["", "Traceback", "3", "Welcome\n", "{[]: 1}", "{'a':" * 10_000])
 def test_what_is_no_answer(output: str) -> None:
     assert answer(output) is None
