@@ -102,6 +102,12 @@ def test_disks_are_in_the_kernels_order_and_virtual_ones_are_left_out(root: Fake
     assert sysfs.disk_names() == ["vda", "vdz", "vdaa"]
 
 
+def test_a_path_to_a_namespace_is_no_disk(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
+    for number, name in enumerate(("nvme0n1", "nvme0c0n1", "nvme10c11n2", "nvme10n2")):
+        root.add_disk(name, pci=f"0000:00:0{number}.0")
+    assert sysfs.disk_names() == ["nvme0n1", "nvme10n2"]
+
+
 def test_64_disks_have_the_handles_of_their_slots(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
     for number in range(64):
         bus, slot = divmod(number, 32)
@@ -133,6 +139,16 @@ def test_mounts_are_found_by_device_number(root: FakeRoot, sysfs: _sysfs.Sysfs) 
     root.mount("vdb", "/mnt")
     assert only(sysfs)["mounts"] == ["/mnt", "/srv/my data"]
     assert only(sysfs)["partitions"] == ["vdb1"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "path"),
+    [(r"/a\040b", "/a b"), (r"/\011\012\043", "/\t\n#"), (r"/\134040", r"/\040"), ("/\u00e9", "/\u00e9")],
+)
+def test_what_procfs_escapes_of_a_path(root: FakeRoot, sysfs: _sysfs.Sysfs, shown: str, path: str) -> None:
+    root.add_disk("vdb", "s")
+    root.mount("vdb", shown)
+    assert only(sysfs)["mounts"] == [path]
 
 
 def test_mounts_with_a_number_of_their_own_are_found_by_source(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
@@ -236,12 +252,27 @@ def test_handles_and_places(number: int, place: tuple[str, int]) -> None:
     [
         ("sma-1", "is no handle"),
         ("nvmf_tcp:sma-1", "is no handle"),
+        ("virtio_blk:sma-", "is no handle"),
+        ("virtio_blk:sma-1x", "is no handle"),
+        ("virtio_blk:sma-\u0661", "is no handle"),
         ("virtio_blk:sma-64", "behind bridge 2, but bridges names 2"),
     ],
 )
 def test_no_place_for_a_handle(handle: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _pci.place_of_handle(handle, BRIDGES[:2])
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/sys/devices/pci0000:00/0000:00:10.0/0000:01:1f.0/virtio3/block/vda", ["0000:00:10.0", "0000:01:1f.0"]),
+        ("/sys/devices/pci10000:e0/10000:e0:06.0/nvme/nvme0", ["10000:e0:06.0"]),
+        ("/sys/devices/000:00:10.0/0000:00:10/0000:00:1g.0/0000-00:10.0", []),
+    ],
+)
+def test_addresses_on_a_path(path: str, found: list[str]) -> None:
+    assert _pci.addresses(path) == found
 
 
 def test_a_disk_that_does_not_answer_is_known_by_what_udev_remembers(root: FakeRoot, sysfs: _sysfs.Sysfs) -> None:
