@@ -23,7 +23,7 @@ def test_a_container_that_is_there_is_named(tmp_path: Path, there: bool) -> None
     docker.chmod(0o755)
     look = {
         "name": "Look",
-        "ansible.builtin.include_role": {"name": "ipdk.storage.spdk", "tasks_from": "other_runtime"},
+        "ansible.builtin.include_role": {"name": "ipdk.storage.spdk", "tasks_from": "look"},
     }
     variables = {
         "ansible_connection": "local",
