@@ -1,7 +1,8 @@
 """What a container runs: the installation that its node's link names, or the program of an image that has one already.
 
-A storage target is deployed with the collection's playbook, in a lab of its own that has no network. The emulator
-stands in for builds of SPDK: programs that start it, each with a mark of its own in the environment of the process.
+A storage target is deployed with the collection's playbook, and later with its role alone, which finds the platform as
+the playbook has made it; the lab is its own and has no network. The emulator stands in for builds of SPDK: programs
+that start it, each with a mark of its own in the environment of the process.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LAB = "ipdk-installed"
 NODE = "ist"
 CONTAINER = f"{LAB}-{NODE}-spdk"
 STAND_IN = "ipdk-installed/spdk:1"
+ROLE = [{"hosts": "storage_targets", "gather_facts": False, "roles": ["ipdk.storage.storage_target"]}]
 PACKAGES = {"spdk_packages": ["python3-cryptography", "python3-crc32c"]}
 """What the emulator needs where it stands in for an SPDK."""
 
@@ -54,11 +56,14 @@ class Target:
         groups = {"storage_targets": {"hosts": {NODE: {"storage_target_address": "127.0.0.1"}}}}
         groups |= {"ipus": {"hosts": {}}, "ipu_hosts": {"hosts": {}}}
         self.inventory.write_text(yaml.safe_dump({"all": {"vars": variables, "children": groups}}), encoding="utf-8")
+        self.role = directory / "role.yml"
+        self.role.write_text(yaml.safe_dump(ROLE), encoding="utf-8")
+        self.playbook = Path("playbooks/deploy.yml")
 
     def run(self, **variables: Any) -> tuple[int, str]:
         """Deploy; exit status and output, in one line."""
         done = subprocess.run(
-            [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, "playbooks/deploy.yml",
+            [Path(sys.executable).with_name("ansible-playbook"), "-i", self.inventory, self.playbook,
              "--extra-vars", json.dumps(variables)],
             cwd=ROOT,
             env={
@@ -132,6 +137,7 @@ def target() -> Iterator[Target]:
         with removed(LAB):
             made = Target(directory)
             made.deploy()
+            made.playbook = made.role
             yield made
     finally:
         for image in images() - before:
