@@ -134,7 +134,7 @@ def target() -> Iterator[Target]:
     directory = Path(tempfile.mkdtemp(prefix="ipdk-"))  # short: the names of unix sockets are limited
     directory.chmod(0o755)
     try:
-        with removed(LAB):
+        with removed(LAB, NODE):
             made = Target(directory)
             made.deploy()
             made.playbook = made.role

@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 LAB = "ipdk-cleaned"
+NODES = ("cst", "cipu", "chost")
 REMOVE = {"containers": ["rm", "--force"], "networks": ["network", "rm"], "volumes": ["volume", "rm"]}
 """The docker command that removes one of them, in an order that works."""
 
@@ -91,16 +92,20 @@ def of_lab(name: str = LAB) -> dict[str, set[str]]:
 
 
 @contextmanager
-def removed(lab: str) -> Iterator[None]:
-    """Nothing of this lab is there before, of a run that was interrupted, and nothing afterwards."""
+def removed(lab: str, *nodes: str) -> Iterator[None]:
+    """Nothing of this lab and its nodes is there before, of a run that was interrupted, and nothing afterwards."""
     try:
-        remove_lab(lab)
+        remove_lab(lab, *nodes)
         yield
     finally:
-        remove_lab(lab)
+        remove_lab(lab, *nodes)
 
 
-def remove_lab(lab: str) -> None:
+def remove_lab(lab: str, *nodes: str) -> None:
+    """With what would bring directories of its nodes back at a boot; those themselves are the test's."""
+    for node in nodes:
+        for path in Path("/etc/tmpfiles.d").glob(f"ipdk-*@{node}.conf"):
+            path.unlink()
     found = of_lab(lab)
     for kind, remove in REMOVE.items():
         if found[kind]:
@@ -118,5 +123,5 @@ def small_lab() -> Iterator[Path]:
         docker("volume", "create", "--label", f"io.ipdk.lab={LAB}", f"{LAB}-volume")
         yield path
     finally:
-        remove_lab(LAB)
+        remove_lab(LAB, *NODES)
         shutil.rmtree(directory)
