@@ -1,6 +1,7 @@
 """Suites of tests: what they count, and two or more lanes of them at the same time.
 
-A suite is a function that runs commands through its :class:`Results`. Suites of one lane run one after the other.
+A suite is a function that runs commands through its :class:`Results`. Suites of one lane run one after the other; those
+that are bound to no lane have a lane too, and are taken over by any other one that has nothing of its own left.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from .commands import Failure, stream
 
 @dataclass(frozen=True)
 class Suite:
-    """``lane``: suites that cannot run at the same time have the same one. ``after``: it waits for that one, of another
-    lane.
+    """``lane``: suites that cannot run at the same time have the same one; empty: it may run beside any other.
+    ``after``: it waits for that one, of another lane.
     """
 
     run: Callable[[Results], None]
@@ -149,16 +150,25 @@ def run_suites(
 
     ``report`` is called each time that a suite has ended, with the results that there are, in that order.
     """
-    lanes: dict[str, list[str]] = {}
-    for name, suite in suites.items():
-        lanes.setdefault(suite.lane, []).append(name)
+    lanes = sorted({suite.lane for suite in suites.values()})
+    waiting = list(suites)
     console = Console(alone=len(lanes) == 1)
     ended: dict[str, Results] = {}
     over = {name: threading.Event() for name in suites}
     lock = threading.Lock()
 
-    def work(names: list[str]) -> None:
-        for name in names:
+    def take(lane: str) -> str | None:
+        """The next suite of a lane; without one, the next that is bound to none."""
+        with lock:
+            for wanted in (lane, ""):
+                for name in waiting:
+                    if suites[name].lane == wanted:
+                        waiting.remove(name)
+                        return name
+        return None
+
+    def work(lane: str) -> None:
+        while (name := take(lane)) is not None:
             if suites[name].after in over:
                 assert suites[suites[name].after].lane != suites[name].lane, f"{name} would wait for ever"
                 over[suites[name].after].wait()
@@ -177,7 +187,7 @@ def run_suites(
             over[name].set()
 
     # They end with this process: who interrupts it has interrupted their commands, too, and no next one shall begin.
-    threads = [threading.Thread(target=work, args=(names,), daemon=True) for names in lanes.values()]
+    threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in lanes]
     try:
         for thread in threads:
             thread.start()
