@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,13 @@ class Failure:
     output: str = ""
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+"""What :func:`stream` runs now."""
+_running_lock = threading.Lock()
+_interrupted = False
+"""Nothing more is run."""
+
+
 def show(chunk: bytes) -> None:
     sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
@@ -56,9 +65,13 @@ def stream(
 ) -> tuple[int, str]:
     """Run a command in an environment (None: this process's own). Returns its exit status and output, errors too.
 
-    ``sink`` gets what it prints at once, from another thread.
+    ``sink`` gets what it prints at once, from another thread. After :func:`interrupt` nothing is run: the thread ends.
     """
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with _running_lock:
+        if _interrupted:
+            raise SystemExit
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        _running.add(process)
     assert process.stdout is not None
     pipe = process.stdout.fileno()
     chunks: list[bytes] = []
@@ -72,8 +85,32 @@ def stream(
     reader = threading.Thread(target=copy, daemon=True)
     reader.start()
     status = process.wait()
+    _running.discard(process)
     reader.join(DRAIN_SECONDS)
     return status, b"".join(chunks).decode(errors="replace")
+
+
+def interrupt(told: bool) -> None:
+    """Run nothing more, and interrupt what runs with all its processes, as Ctrl-C does, so that it can clean up.
+
+    ``told``: the terminal has done that already.
+    """
+    global _interrupted
+    with _running_lock:
+        _interrupted = True
+        running = [process.pid for process in _running]
+    for pid in [] if told else [each for leader in running for each in family(leader)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            found += [each for child in children.read_text(encoding="ascii").split() for each in family(int(child))]
+    return found
 
 
 def explain(failures: list[Failure]) -> list[str]:

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .commands import Failure, stream
+from .commands import Failure, interrupt, stream
+
+CLEANUP_SECONDS = 60
+"""How long commands may take to end when they are interrupted; who interrupts once more does not wait for them."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class Console:
         self._print(f"{self._clock()} {suite}: {line}")
         heading = f"\n=== {suite}: {line}\n"
         self._unfinished[suite] = bytearray(heading.encode())
-        status, output = stream(command, cwd, environment, self._unfinished[suite].extend)
-        del self._unfinished[suite]
+        try:
+            status, output = stream(command, cwd, environment, self._unfinished[suite].extend)
+        finally:
+            del self._unfinished[suite]
         self._print(f"{heading}{output.rstrip()}\n=== {suite}: exit status {status}\n")
         return status, output
 
@@ -156,10 +161,13 @@ def run_suites(
     ended: dict[str, Results] = {}
     over = {name: threading.Event() for name in suites}
     lock = threading.Lock()
+    stop = threading.Event()
 
     def take(lane: str) -> str | None:
         """The next suite of a lane; without one, the next that is bound to none."""
         with lock:
+            if stop.is_set():
+                return None
             for wanted in (lane, ""):
                 for name in waiting:
                     if suites[name].lane == wanted:
@@ -172,6 +180,8 @@ def run_suites(
             if suites[name].after in over:
                 assert suites[suites[name].after].lane != suites[name].lane, f"{name} would wait for ever"
                 over[suites[name].after].wait()
+                if stop.is_set():
+                    return
             results = Results(name, console, directory, environment)
             console.begins(name)
             start = time.monotonic()
@@ -186,15 +196,30 @@ def run_suites(
                 report([ended[each] for each in suites if each in ended])
             over[name].set()
 
-    # They end with this process: who interrupts it has interrupted their commands, too, and no next one shall begin.
-    threads = [threading.Thread(target=work, args=(lane,), daemon=True) for lane in lanes]
+    # Threads that are joined when a signal comes may be taken for dead (bpo-45274): each says itself that it has ended.
+    idle = {lane: threading.Event() for lane in lanes}
+
+    def start(lane: str) -> None:
+        try:
+            work(lane)
+        finally:
+            idle[lane].set()
+
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(1)  # not for ever: a signal that comes just before the wait begins does not end it
-    except BaseException:
+        for lane in lanes:
+            threading.Thread(target=start, args=(lane,), daemon=True).start()
+        for event in idle.values():
+            while not event.wait(1):  # not for ever: a signal that comes just before the wait begins does not end it
+                pass
+    except BaseException as error:
+        # No next command begins; those that run may remove what they made.
+        stop.set()
+        for event in over.values():
+            event.set()
+        interrupt(told=isinstance(error, KeyboardInterrupt))
+        until = time.monotonic() + CLEANUP_SECONDS
+        for event in idle.values():
+            event.wait(max(0, until - time.monotonic()))
         console.interrupted()
         raise
     return [ended[name] for name in suites]

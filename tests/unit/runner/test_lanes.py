@@ -31,7 +31,9 @@ def until_begun(results):
 
 
 run.SUITES = {
-    "one": run.Suite(run.each(["sh", "-c", "echo begun; sleep 600"]), lane="1"),
+    "one": run.Suite(
+        run.each(["sh", "-c", "trap 'echo removed; exit 1' INT; echo begun; sleep 600"], ["false"]), lane="1"
+    ),
     "two": run.Suite(until_begun, lane="2"),
 }
 sys.argv[1:] = []
@@ -202,20 +204,17 @@ def test_the_lab_and_the_scenarios_share_a_lane_and_nothing_else_is_in_it(runner
     assert len({suite.lane for suite in runner.SPDK_SUITES.values()}) == 1, "an SPDK that polls wants a core for itself"
 
 
-def test_what_had_not_ended_is_shown_when_it_is_interrupted(tmp_path: Path) -> None:
+def test_what_has_not_ended_is_interrupted_and_shown(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, str(ROOT / "tests" / "run"), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # for its command, which it leaves behind
     ) as running:
-        try:
-            assert running.stdout is not None
-            assert any("two: 1 passed" in line for line in running.stdout)
-            running.terminate()
-            rest = running.stdout.read()
-        finally:
-            os.killpg(running.pid, signal.SIGKILL)
+        assert running.stdout is not None
+        assert any("two: 1 passed" in line for line in running.stdout)
+        running.terminate()
+        rest = running.stdout.read()  # to the end: no process has it open any more
     assert running.returncode == 128 + signal.SIGTERM
-    assert "=== one: $ sh -c echo begun; sleep 600\nbegun\n=== interrupted\n" in rest
+    assert "sleep 600\nbegun\nremoved\n=== " in rest
+    assert "=== one: $ false" not in rest, "no next command begins"
