@@ -55,7 +55,7 @@ class Node:
             "spdk_process_memory": "512m",
             "spdk_startup": [],
             "spdk_size": {"files": 1024, "cpus": ""},
-            "spdk_looked": {"stdout_lines": ["made"]},
+            "spdk_node_is_there": True,
         }
 
     def runs_from(self, digest: str) -> subprocess.Popen[bytes]:
