@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.role_tasks import run_tasks
 
-ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534
 
 
@@ -19,29 +15,7 @@ def make(tmp_path: Path):
     """Have the role make directories; the paths of those that it changed, or would."""
 
     def run(directories: list[dict], *options: str) -> list[str]:
-        task = {
-            "name": "Make them",
-            "ansible.builtin.include_role": {"name": "ipdk.storage.platform", "tasks_from": "directories"},
-            "vars": {"platform_directories": directories},
-        }
-        variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        play = {"hosts": "st1", "gather_facts": False, "vars": variables, "tasks": [task]}
-        (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("ansible-playbook")),
-                "-i",
-                "st1,",
-                str(tmp_path / "play.yml"),
-                *options,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_tasks(tmp_path, "platform", "directories", *options, platform_directories=directories)
         assert done.returncode == 0, done.stdout
         items = [line.split("item=")[1].rstrip(")") for line in done.stdout.splitlines() if "item=" in line]
         assert all(line.startswith("changed:") for line in done.stdout.splitlines() if "item=" in line), done.stdout

@@ -44,7 +44,8 @@ sys.exit(run.main())
 
 def waiting(script: Callable[..., list[str]], name: str, directory: Path, other: str) -> list[str]:
     """A command that ends when another one has begun, too."""
-    wait = f"touch {directory}/{name}; while [ ! -e {directory}/{other} ]; do sleep 0.02; done; "
+    until = f"until [ -e {directory}/{other} ]; do sleep 0.02; done"
+    wait = f"touch {directory}/{name}; timeout 30 sh -c '{until}' || exit 1; "
     return script(f"{name}.sh", f"echo {name} begins; {wait} echo {name} ends\n")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.emulator import Emulator
+from support.role_tasks import run_tasks
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>@directory@/asked
@@ -36,17 +35,7 @@ class Node:
         systemctl = directory / "systemctl"
         systemctl.write_text(SYSTEMCTL.replace("@directory@", str(directory)), encoding="utf-8")
         systemctl.chmod(0o755)
-        include = {"name": "ipdk.storage.spdk", "tasks_from": "volatile"}
-        play = {
-            "hosts": "st1",
-            "gather_facts": False,
-            "roles": ["ipdk.storage.names"],
-            "tasks": [{"name": "Look", "ansible.builtin.include_role": include}],
-        }
-        (directory / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
         self.given = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
             "ipdk_run_dir": str(directory / "run"),
             "ipdk_state_dir": str(directory / "state"),
             "spdk_runtime": "systemd",
@@ -66,16 +55,8 @@ class Node:
     def look(self, installation: str = "one") -> tuple[int, str]:
         """Exit status of the look, and all that was printed, changes included."""
         installed = {"path": str(self.directory / "installed" / installation), "image": "", "program": "spdk_tgt"}
-        given = json.dumps({**self.given, "spdk_installed": installed})
-        ansible = str(Path(sys.executable).with_name("ansible-playbook"))
-        done = subprocess.run(
-            [ansible, "-i", "st1,", "--diff", str(self.directory / "play.yml"), "--extra-vars", given],
-            env={**os.environ, "PATH": f"{self.directory}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        given = {**self.given, "spdk_installed": installed}
+        done = run_tasks(self.directory, "spdk", "volatile", "--diff", programs=self.directory, **given)
         return done.returncode, done.stdout
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.role_tasks import run_tasks
 
 MIB = 1 << 20
 
@@ -18,22 +16,9 @@ def changes(tmp_path: Path):
     """Have the role make a file; whether that changed something, or would."""
 
     def run(path: Path, size: int, *options: str) -> bool:
-        role = {"name": "ipdk.storage.storage_target", "tasks_from": "lvol_files"}
-        variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
-            "ipdk_uid": os.getuid(),
-            "ipdk_gid": os.getgid(),
-        }
-        include = {
-            "name": "Make it",
-            "ansible.builtin.include_role": role,
-            "vars": {"storage_target_lvol_work": {"files": [{"path": str(path), "size": size}]}},
-        }
-        play = {"hosts": "st1", "gather_facts": False, "vars": variables, "tasks": [include]}
-        (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-        playbook = [Path(sys.executable).with_name("ansible-playbook"), "-i", "st1,", tmp_path / "play.yml", *options]
-        done = subprocess.run(playbook, capture_output=True, text=True, timeout=60, check=False)
+        work = {"files": [{"path": str(path), "size": size}]}
+        mine = {"ipdk_uid": os.getuid(), "ipdk_gid": os.getgid()}
+        done = run_tasks(tmp_path, "storage_target", "lvol_files", *options, storage_target_lvol_work=work, **mine)
         assert done.returncode == 0, done.stdout + done.stderr
         return "changed=1" in done.stdout
 

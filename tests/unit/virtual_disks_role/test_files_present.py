@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from support.role_tasks import run_tasks
 
 MIB = 1 << 20
 
 
 def run(tmp_path: Path, *groups: dict[str, Any]) -> str:
-    role = {"name": "ipdk.storage.virtual_disks", "tasks_from": "stages/files_present"}
-    variables = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": sys.executable,
-        "ipdk_uid": os.getuid(),
-        "ipdk_gid": os.getgid(),
-    }
-    include = {"name": "Make files", "ansible.builtin.include_role": role, "vars": {"virtual_disks_then": {}}}
-    include["vars"]["virtual_disks_then"]["files_present"] = list(groups)
-    play = {"hosts": "st1", "gather_facts": False, "vars": variables, "tasks": [include]}
-    (tmp_path / "play.yml").write_text(json.dumps([play]), encoding="utf-8")
-    playbook = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "st1,", str(tmp_path / "play.yml")]
-    done = subprocess.run(playbook, capture_output=True, text=True, timeout=60, check=False)
+    then = {"files_present": list(groups)}
+    mine = {"ipdk_uid": os.getuid(), "ipdk_gid": os.getgid()}
+    done = run_tasks(tmp_path, "virtual_disks", "stages/files_present", virtual_disks_then=then, **mine)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
